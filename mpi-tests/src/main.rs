@@ -1,0 +1,2 @@
+//! Programs that test Lunasa on several ranks.
+fn main() {}

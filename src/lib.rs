@@ -1,0 +1,1 @@
+//! Network memory for MPI applications.

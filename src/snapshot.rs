@@ -1,0 +1,199 @@
+//! All that can be shown of a rank, as plain data.
+//!
+//! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
+//! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
+
+use serde::Serialize;
+
+/// Version of the JSON that a [`Snapshot`] serializes to.
+pub const SCHEMA: u32 = 1;
+
+/// One rank at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// Version of this schema: [`SCHEMA`].
+    pub schema: u32,
+    /// Who and where this rank is.
+    pub rank: RankInfo,
+    /// The configuration in force, and where each value came from.
+    pub config: Vec<ConfigEntry>,
+    /// The pools: eager, then lazy.
+    pub pools: Vec<PoolInfo>,
+    /// Every block of memory, in the order they were mapped.
+    pub blocks: Vec<BlockInfo>,
+    /// What was registered.
+    pub registrations: RegistrationInfo,
+    /// Bytes and operations by route.
+    pub traffic: Vec<TrafficInfo>,
+}
+
+/// Who and where a rank is.
+#[derive(Debug, Clone, Serialize)]
+pub struct RankInfo {
+    /// Rank in the instance's communicator.
+    pub rank: u32,
+    /// Number of ranks.
+    pub ranks: u32,
+    /// Name of the host.
+    pub host: String,
+    /// Number of hosts of the job.
+    pub hosts: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Where this rank's endpoint answers, as `http://address:port/`; empty when it has none.
+    pub url: String,
+    /// Identity of the run, in hexadecimal; the same on every rank.
+    pub run: String,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Version of Lunasa.
+    pub version: String,
+    /// The MPI library and the level of threads it gave; "none" without MPI.
+    pub mpi: String,
+    /// The NUMA node near this rank's cores, when there is one.
+    pub numa_node: Option<u32>,
+    /// The cores this rank may run on, as a list such as `0-3,8`.
+    pub cpus: String,
+    /// The registrar in use.
+    pub registrar: String,
+}
+
+/// One key of the configuration in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigEntry {
+    /// The dotted key.
+    pub key: String,
+    /// Its value, as TOML.
+    pub value: String,
+    /// Where it came from: `default`, `file PATH`, `environment VAR`, `program`.
+    pub source: String,
+}
+
+/// One pool.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolInfo {
+    /// `eager` or `lazy`.
+    pub name: String,
+    /// The memory manager behind it.
+    pub manager: String,
+    /// Objects alive.
+    pub live_objects: u64,
+    /// Objects allocated since the start.
+    pub allocations: u64,
+    /// Bytes asked for by live objects, headers included (the original's TotalAllocated).
+    pub allocated_bytes: u64,
+    /// Bytes mapped from the system (TotalManaged).
+    pub managed_bytes: u64,
+    /// Bytes taken from the managed ones, with rounding (TotalUsed).
+    pub used_bytes: u64,
+    /// Bytes managed and not used (TotalFree).
+    pub free_bytes: u64,
+    /// Size classes with something in them; empty for `malloc`.
+    pub classes: Vec<ClassInfo>,
+}
+
+/// One size class of a pool.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClassInfo {
+    /// Bytes of one piece.
+    pub size: u64,
+    /// Pieces handed out.
+    pub live: u64,
+    /// Spans cut into pieces of this size.
+    pub spans: u64,
+    /// Free pieces in those spans.
+    pub free: u64,
+}
+
+/// One block of memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct BlockInfo {
+    /// The pool it belongs to.
+    pub pool: String,
+    /// First address.
+    pub address: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Bytes of it that are handed out (with rounding).
+    pub used_bytes: u64,
+    /// Bytes of one page.
+    pub page_bytes: u64,
+    /// `ordinary`, `huge (reserved)` or `huge (transparent)`.
+    pub page_kind: String,
+    /// The NUMA node asked for.
+    pub node_asked: Option<u32>,
+    /// Sampled pages found on each node: `(node, pages)`.
+    pub nodes_found: Vec<(u32, u64)>,
+    /// Whether it is registered.
+    pub registered: bool,
+    /// Anything that did not go as asked, in words.
+    pub note: Option<String>,
+}
+
+/// What was registered.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RegistrationInfo {
+    /// Registrations done since the start.
+    pub done: u64,
+    /// Handles given without a registration of their own: what reuse saved.
+    pub avoided: u64,
+    /// Regions registered now.
+    pub regions: u64,
+    /// Bytes registered now.
+    pub bytes: u64,
+}
+
+/// What passed one route.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrafficInfo {
+    /// `self`, `shm`, `verbs` or `mpi`.
+    pub route: String,
+    /// Bytes this rank read from peers.
+    pub get_bytes: u64,
+    /// Reads.
+    pub gets: u64,
+    /// Bytes this rank wrote to peers.
+    pub put_bytes: u64,
+    /// Writes.
+    pub puts: u64,
+    /// Bytes served to peers by this rank (only the `mpi` route knows).
+    pub served_bytes: u64,
+    /// Requests served.
+    pub served: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// One rank as every other rank knows it, from the directory.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerInfo {
+    /// Its rank.
+    pub rank: u32,
+    /// Its host.
+    pub host: String,
+    /// Where its endpoint answers; empty when it has none.
+    pub url: String,
+    /// How bytes reach it from here.
+    pub route: String,
+}
+
+/// One live object, as the pages list it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ObjectInfo {
+    /// Address of its data.
+    pub address: u64,
+    /// `ordinary` or `user`.
+    pub kind: String,
+    /// Its type id.
+    pub type_id: u32,
+    /// The name that the program gave the type, when it did.
+    pub type_name: Option<String>,
+    /// Bytes of metadata.
+    pub meta_bytes: u64,
+    /// Bytes of data.
+    pub data_bytes: u64,
+    /// References held.
+    pub references: u32,
+    /// Whether its memory is registered.
+    pub registered: bool,
+}
