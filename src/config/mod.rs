@@ -123,15 +123,8 @@ impl Config {
 }
 
 /// The name most like the one that was written.
-///
-/// Besides the whole, the last parts are compared, as many as were written: `port` is near `lunasa.status.port`.
 fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> &'a str {
-    let parts = written.split('.').count();
-    let likeness = |name: &str| {
-        let tail = name.rmatch_indices('.').nth(parts - 1).map_or(name, |(dot, _)| &name[dot + 1..]);
-        let alike = |name| strsim::normalized_damerau_levenshtein(written, name);
-        alike(name).max(alike(tail))
-    };
+    let likeness = |name: &str| strsim::normalized_damerau_levenshtein(written, name);
     names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default()
 }
 

@@ -197,6 +197,47 @@ fn all_that_is_not_toml_is_reported_by_line_and_column() {
 }
 
 #[test]
+fn the_key_that_was_probably_meant_is_named() {
+    let meant = |written: &str| nearest(written, keys().iter().map(|key| key.name));
+    for key in keys() {
+        assert_eq!(meant(&key.name.replace('.', "_")), key.name);
+        assert_eq!(meant(&key.name.replacen("lunasa.", "", 1)), key.name);
+        for at in 0..key.name.len() {
+            let mut short = key.name.to_owned();
+            short.remove(at);
+            assert_eq!(meant(&short), key.name, "{short}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_variable_is_shown_as_the_type_it_was_taken_for() {
+    let number = complaint("", &[("LUNASA_MPI_WINDOW", "65")]);
+    assert!(
+        number.ends_with("lunasa.mpi.window = 65: it is too large; allowed: a whole number from 1 to 64"),
+        "{number}"
+    );
+    let text = complaint("", &[("LUNASA_MPI_WINDOW", "a few")]);
+    assert!(text.contains("lunasa.mpi.window = \"a few\": it is of the wrong type (string)"), "{text}");
+}
+
+#[test]
+fn every_unit_is_worth_what_its_name_says() {
+    for (power, unit) in ["B", "kB", "MB", "GB", "TB"].iter().enumerate() {
+        assert_eq!(parse_size(&format!("3 {unit}")), Ok(3 * 1000_u64.pow(power as u32)));
+    }
+    for (power, unit) in ["B", "KiB", "MiB", "GiB", "TiB"].iter().enumerate() {
+        assert_eq!(parse_size(&format!("3{unit}")), Ok(3 * 1024_u64.pow(power as u32)));
+    }
+    for (power, unit) in ["ns", "us", "ms", "s"].iter().enumerate() {
+        let expected = Duration::from_nanos(3 * 1000_u64.pow(power as u32));
+        assert_eq!(parse_duration(&format!("3 {unit}")), Ok(expected));
+    }
+    assert_eq!((parse_size("16777215 TiB").is_ok(), parse_size("16777216 TiB").is_err()), (true, true));
+    assert_eq!((size_text(0), size_text(4000), size_text(1 << 20)), ("0 B".into(), "4 kB".into(), "1 MiB".into()));
+}
+
+#[test]
 fn files_that_cannot_be_read_are_errors() {
     let missing = Config::new().file("/nowhere/x.toml").resolve_in([]).unwrap_err();
     let text = "configuration: cannot read the file /nowhere/x.toml: No such file or directory (os error 2)";
@@ -284,7 +325,8 @@ fn hold(path: &str, on_disk: &str, expected: &str) {
         fs::write(path, expected).unwrap();
     } else {
         let cure = "LUNASA_TEST_WRITE=1 cargo test config writes it anew";
-        assert_eq!(on_disk, expected, "{path} is not what the table of keys says; {cure}");
+        let differing = on_disk.lines().zip(expected.lines()).find(|(is, should_be)| is != should_be);
+        assert!(on_disk == expected, "{path} is not what the table of keys says: {differing:?}; {cure}");
     }
 }
 
