@@ -3,7 +3,7 @@
 //! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
 //! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the JSON that a [`Snapshot`] serializes to.
 pub const SCHEMA: u32 = 1;
@@ -59,7 +59,7 @@ pub struct RankInfo {
 }
 
 /// One key of the configuration in force.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigEntry {
     /// The dotted key.
     pub key: String,
