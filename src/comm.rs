@@ -70,7 +70,7 @@ impl Comm {
         // SAFETY: `comm` is a live communicator; `raw` is written by the call.
         let raw = unsafe {
             let mut raw = ffi::RSMPI_COMM_NULL;
-            check("MPI_Comm_dup", ffi::MPI_Comm_dup(comm.as_communicator().as_raw(), &raw mut raw))?;
+            check("MPI_Comm_dup", ffi::MPI_Comm_dup(comm.as_raw(), &raw mut raw))?;
             raw
         };
         Self::own(raw)

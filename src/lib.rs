@@ -2,4 +2,21 @@
 
 pub mod config;
 pub mod error;
+mod comm;
+mod manager;
+pub mod memory;
+mod node_id;
+mod object;
+mod pool;
+mod registrar;
 pub mod snapshot;
+pub mod topology;
+
+pub use config::Config;
+pub use error::{Error, HandleFault, Result};
+pub use node_id::NodeId;
+pub use object::{
+    Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory,
+};
+pub use pool::Registration;
+pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar};

@@ -93,7 +93,7 @@ pub struct PoolInfo {
 }
 
 /// One size class of a pool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct ClassInfo {
     /// Bytes of one piece.
     pub size: u64,
@@ -131,7 +131,7 @@ pub struct BlockInfo {
 }
 
 /// What was registered.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RegistrationInfo {
     /// Registrations done since the start.
     pub done: u64,

@@ -30,7 +30,7 @@ unsafe impl Registrar for HostRegistrar {
 
     unsafe fn register(&self, base: NonNull<u8>, len: usize) -> Result<RegionKeys> {
         if self.lock {
-            memory::lock(base.as_ptr(), len).map_err(|error| Error::Registration(error.to_string()))?;
+            memory::lock(base, len).map_err(|error| Error::Registration(error.to_string()))?;
         }
         let key = self.next.fetch_add(0x9e37_79b1, Ordering::Relaxed);
         Ok(RegionKeys { local: key, remote: key, cookie: 0 })
@@ -38,7 +38,7 @@ unsafe impl Registrar for HostRegistrar {
 
     unsafe fn deregister(&self, base: NonNull<u8>, len: usize, _: RegionKeys) -> Result<()> {
         if self.lock {
-            memory::unlock(base.as_ptr(), len).map_err(|error| Error::Registration(error.to_string()))?;
+            memory::unlock(base, len).map_err(|error| Error::Registration(error.to_string()))?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Blocks of a manager: where they come from, and which one an address lies in.
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -34,7 +35,8 @@ pub(crate) fn block_name(run: u64, rank: u32, number: u32) -> String {
 /// A block and its registration.
 #[derive(Debug)]
 pub(crate) struct Block {
-    memory: memory::Block,
+    /// Unmapped by `Drop`, unless its registration could not be ended.
+    memory: ManuallyDrop<memory::Block>,
     number: u32,
     region: Option<Region>,
     regions: Arc<Regions>,
@@ -52,7 +54,7 @@ impl BlockSource {
             touch_threads: self.touch_threads,
             topology: &self.topology,
         })?;
-        let mut block = Block { memory, number, region: None, regions: self.regions.clone() };
+        let mut block = Block { memory: ManuallyDrop::new(memory), number, region: None, regions: self.regions.clone() };
         if register {
             let (base, len, backing) = (block.base(), block.len(), block.backing(block.base().as_ptr().addr()));
             // SAFETY: mapped above; unmapped only after the deregistration in `Drop`.
@@ -95,8 +97,10 @@ impl Drop for Block {
             && let Err(error) = self.regions.deregister(region.id)
         {
             tracing::error!("{error}; the block's memory stays mapped");
-            self.memory.leak();
+            return;
         }
+        // SAFETY: dropped once, here.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 }
 
@@ -141,5 +145,6 @@ pub(crate) fn block_at(address: usize) -> *const Block {
         return std::ptr::null();
     }
     // SAFETY: a leaf that was published is never freed.
-    unsafe { &*leaf }[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].load(Ordering::Acquire)
+    let leaf = unsafe { &*leaf };
+    leaf[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].load(Ordering::Acquire)
 }
