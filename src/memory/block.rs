@@ -60,7 +60,8 @@ pub struct BlockReport {
     pub touch: Duration,
 }
 
-/// A large shared mapping, released when dropped: whoever uses its memory keeps it, and deregisters first.
+/// A large shared mapping, released when dropped: whoever uses its memory keeps it, and deregisters first. A forked child
+/// has the same memory; when it drops the block, only its own mapping and descriptor go.
 ///
 /// ```
 /// use lunasa::memory::{Block, BlockRequest, HugePages};
@@ -200,7 +201,7 @@ impl Block {
 }
 
 /// Makes a memfd of `len` bytes that keeps its length.
-fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File> {
+pub(super) fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File> {
     let name = CString::new(name)?;
     let huge = if kind == PageKind::HugeReserved { libc::MFD_HUGETLB } else { 0 };
     // SAFETY: the name ends with a NUL; the call only reads it.

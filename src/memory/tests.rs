@@ -138,13 +138,17 @@ fn assert_all_present(base: NonNull<u8>, len: usize) {
 
 #[test]
 fn kernels_that_cannot_populate_are_served_too() {
-    let file = tempfile::tempfile().unwrap();
-    let len = 7 * page_size();
-    file.set_len(len as u64).unwrap();
-    let mapping = Mapping::shared(file.as_fd(), len, page_size(), true).unwrap();
-    let near = topology().cpus();
-    touch::touch(&mapping, file.as_fd(), Pages::ordinary(), touch::Method::Write, 3, near).unwrap();
-    assert_eq!(placement::find(&mapping, page_size()).unwrap().iter().map(|(_, n)| n).sum::<u64>(), 7);
+    let require = BlockRequest { huge_pages: HugePages::Require, ..request("lunasa-old", 1) };
+    // Reserved huge pages where this machine has some.
+    let reserved = pages::choices(&require).map(|(kinds, _)| kinds[0]);
+    for pages in [Some(Pages::ordinary()), reserved.ok()].into_iter().flatten() {
+        let len = 7 * pages.size;
+        let file = block::create("lunasa-old", pages.kind, len).unwrap();
+        let mapping = Mapping::shared(file.as_fd(), len, pages.size, true).unwrap();
+        assert_eq!(placement::find(&mapping, pages.size).unwrap(), [], "nothing is there before");
+        touch::touch(&mapping, file.as_fd(), pages, touch::Method::Write, 3, topology().cpus()).unwrap();
+        assert_eq!(placement::find(&mapping, pages.size).unwrap().iter().map(|(_, n)| n).sum::<u64>(), 7, "{pages:?}");
+    }
 }
 
 #[test]
