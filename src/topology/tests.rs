@@ -65,6 +65,12 @@ fn a_node_without_cpus_is_never_local_and_owns_no_cpu() {
     assert_eq!(topology.local_node(), Some(1));
     assert_eq!(topology.cpus_of(1), Some(&list("0-1")));
     assert!(topology.cpus_of(0).unwrap().is_empty() && topology.cpus_of(2).unwrap().is_empty());
+    // Also where the kernel is not asked: the node that fewer cpus share is theirs.
+    let near = [(0, vec![0, 1]), (1, vec![0, 2])];
+    let nodes = [node(0, false), node(1, false), node(2, false)];
+    let topology = Topology::assemble(&near, &nodes, list("0-1"), None);
+    let owned: Vec<String> = topology.nodes().iter().map(|node| node.cpus.to_string()).collect();
+    assert_eq!(owned, ["", "0", "1"]);
 }
 
 #[test]
