@@ -67,14 +67,19 @@ impl Topology {
         let allowed = if binding.is_empty() { affinity()? } else { binding.into_iter().collect() };
         // SAFETY: `sched_getcpu` takes nothing and only returns a number.
         let current = u32::try_from(unsafe { libc::sched_getcpu() }).ok().filter(|_| here);
-        Ok(Self::assemble(&near, &nodes, allowed, current))
+        // hwloc leaves out what a cgroup forbids; the kernel names all that are there.
+        let online = fs::read_to_string("/sys/devices/system/cpu/online").ok().filter(|_| here);
+        let machine =
+            online.and_then(|text| text.parse().ok()).unwrap_or_else(|| near.iter().map(|(cpu, _)| *cpu).collect());
+        Ok(Self::assemble(&near, &nodes, &machine, allowed, current))
     }
 
     /// Puts together what was read. `near`: for every cpu the nodes that hwloc names for it; `nodes`: id, memory, and
-    /// whether the kernel says that it has no cpus; `current`: the cpu we run on.
+    /// whether the kernel says that it has no cpus; `machine`: all cpus; `current`: the cpu we run on.
     fn assemble(
         near: &[(u32, Vec<u32>)],
         nodes: &[(u32, NodeMemory, bool)],
+        machine: &CpuList,
         allowed: CpuList,
         current: Option<u32>,
     ) -> Self {
@@ -101,7 +106,7 @@ impl Topology {
                 free_bytes: memory.free,
             })
             .collect();
-        let bound = near.iter().any(|(cpu, _)| !allowed.contains(*cpu));
+        let bound = machine.iter().any(|cpu| !allowed.contains(cpu));
         let runs_here = |node: &NumaNode| current.is_some_and(|cpu| node.cpus.contains(cpu));
         let local_node = nodes
             .iter()
@@ -125,7 +130,7 @@ impl Topology {
         &self.cpus
     }
 
-    /// Whether this process is bound to less than the machine's cpus.
+    /// Whether this process is bound to less than the machine's cpus, by its affinity or its cgroup.
     pub fn is_bound(&self) -> bool {
         self.bound
     }

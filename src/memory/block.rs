@@ -8,14 +8,11 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use super::limits::{Limits, bytes};
-use super::mapping::{Mapping, page_size};
+use super::mapping::Mapping;
 use super::pages::{self, HugePages, PageKind, Pages};
 use super::{placement, touch};
 use crate::error::{Error, Result};
 use crate::topology::{CpuList, Topology};
-
-/// Blocks of at least this size begin at a multiple of it, so that huge pages fit.
-pub(super) const HUGE: usize = 2 << 20;
 
 /// The longest block; beyond it, rounding and aligning could overflow.
 const MAX_LEN: usize = isize::MAX as usize / 2;
@@ -60,7 +57,8 @@ pub struct BlockReport {
     pub touch: Duration,
 }
 
-/// A large shared mapping, released when dropped: whoever uses its memory keeps it, and deregisters first.
+/// A large shared mapping, released when dropped: whoever uses its memory keeps it, and deregisters first. A forked child
+/// has the same memory; when it drops the block, only its own mapping and descriptor go.
 ///
 /// ```
 /// use lunasa::memory::{Block, BlockRequest, HugePages};
@@ -102,7 +100,7 @@ impl Block {
         if request.name.len() > MAX_NAME || request.name.contains('\0') {
             return wrong(format!("a name has at most {MAX_NAME} bytes, none of them NUL"));
         }
-        let (kinds, note) = pages::choices(request)?;
+        let (kinds, note) = pages::choices(request.name, request.len, request.node, request.huge_pages)?;
         let mut notes: Vec<String> = note.into_iter().collect();
         let mut kinds = kinds.into_iter().peekable();
         while let Some(pages) = kinds.next() {
@@ -132,8 +130,7 @@ impl Block {
 
         let start = Instant::now();
         let file = create(request.name, pages.kind, len).map_err(|error| failed("memfd", said(&error)))?;
-        let align = if len >= HUGE { pages.size.max(HUGE) } else { page_size() };
-        let mapping = Mapping::shared(file.as_fd(), len, align, true).map_err(|e| failed("mmap", said(&e)))?;
+        let mapping = Mapping::shared(file.as_fd(), len, pages.size, true).map_err(|e| failed("mmap", said(&e)))?;
         if pages.kind == PageKind::HugeTransparent {
             mapping.advise(0, len, libc::MADV_HUGEPAGE).map_err(|e| failed("madvise(MADV_HUGEPAGE)", said(&e)))?;
         }
@@ -200,7 +197,7 @@ impl Block {
 }
 
 /// Makes a memfd of `len` bytes that keeps its length.
-fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File> {
+pub(super) fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File> {
     let name = CString::new(name)?;
     let huge = if kind == PageKind::HugeReserved { libc::MFD_HUGETLB } else { 0 };
     // SAFETY: the name ends with a NUL; the call only reads it.

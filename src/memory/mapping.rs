@@ -4,6 +4,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
+/// Mappings of at least this size begin at a multiple of it, so that huge pages fit.
+pub(super) const HUGE: usize = 2 << 20;
+
 /// `len` bytes mapped at `base`; owned.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -17,8 +20,10 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of `file`, shared, at a multiple of `align` (a power of two, at least a page).
-    pub(super) fn shared(file: BorrowedFd<'_>, len: usize, align: usize, writable: bool) -> io::Result<Self> {
+    /// Maps the first `len` bytes of `file`, whose pages have `page` bytes (a power of two, at least an ordinary page):
+    /// shared, at a multiple of `page`, and of [`HUGE`] when it is that long.
+    pub(super) fn shared(file: BorrowedFd<'_>, len: usize, page: usize, writable: bool) -> io::Result<Self> {
+        let align = if len >= HUGE { page.max(HUGE) } else { page };
         let slack = align - page_size();
         let room = len.checked_add(slack).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         // Room with slack is reserved first, so that an aligned part of it can be taken.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 
-use super::block::BlockRequest;
 use super::limits::{bytes, kib_after};
 use super::mapping::page_size;
 use crate::error::{Error, Result};
@@ -56,39 +55,44 @@ impl Pages {
     }
 }
 
-/// The kinds to try for `request`, best first, never empty; and a word on a better kind that there is too little of.
+/// The kinds to try for a block `name` of `len` bytes on `node`, best first, never empty; and a word on a better kind that there is too little of.
 ///
 /// # Errors
 /// [`Error::Memory`] when huge pages are required and too few are free.
-pub(super) fn choices(request: &BlockRequest<'_>) -> Result<(Vec<Pages>, Option<String>)> {
-    if request.huge_pages == HugePages::Off {
+pub(super) fn choices(
+    name: &str,
+    len: usize,
+    node: Option<u32>,
+    huge_pages: HugePages,
+) -> Result<(Vec<Pages>, Option<String>)> {
+    if huge_pages == HugePages::Off {
         return Ok((vec![Pages::ordinary()], None));
     }
-    let pool = Pool::read(request.node);
-    let required = request.huge_pages == HugePages::Require;
-    let shortage = pool.as_ref().and_then(|pool| pool.shortage(request.len, request.node));
+    let pool = Pool::read(node);
+    let required = huge_pages == HugePages::Require;
+    let shortage = pool.as_ref().and_then(|pool| pool.shortage(len, node));
     match (&pool, shortage) {
         (None, _) if required => Err(Error::Memory(format!(
             "block {:?}: huge pages are required, but this kernel has none; set huge pages to `auto` or `off`",
-            request.name
+            name
         ))),
         (Some(pool), Some(shortage)) if required => Err(Error::Memory(format!(
             "block {:?}: huge pages are required, but {shortage}; reserve them as root with {}, or set huge pages to \
              `auto` or `off`",
-            request.name,
-            pool.recipe(request.len, request.node)
+            name,
+            pool.recipe(len, node)
         ))),
         (Some(pool), None) if required => Ok((vec![pool.pages()], None)),
         (pool, shortage) => {
             let mut kinds = Vec::new();
             let mut note = None;
-            if let Some(pool) = pool.as_ref().filter(|pool| request.len >= pool.size && pool.reserved > 0) {
+            if let Some(pool) = pool.as_ref().filter(|pool| len >= pool.size && pool.reserved > 0) {
                 match shortage {
                     None => kinds.push(pool.pages()),
                     Some(shortage) => note = Some(format!("no reserved huge pages: {shortage}")),
                 }
             }
-            kinds.extend(transparent().filter(|pages| request.len >= pages.size));
+            kinds.extend(transparent().filter(|pages| len >= pages.size));
             kinds.push(Pages::ordinary());
             Ok((kinds, note))
         }

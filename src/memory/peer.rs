@@ -7,9 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
 
-use super::block::HUGE;
 use super::limits::{Limits, bytes};
-use super::mapping::{Mapping, page_size};
+use super::mapping::Mapping;
 use crate::error::{Error, Result};
 
 /// A block of another process on this host, mapped; unmapped when dropped. It outlives the peer.
@@ -45,8 +44,7 @@ impl PeerMapping {
             return Err(failed(format!("has {}, not the {} that were told", bytes(size), bytes(len as u64))));
         }
         let file = OpenOptions::new().read(true).write(writable).open(&own).map_err(|error| failed(advice(&error)))?;
-        let align = if len >= HUGE { page.max(HUGE) } else { page_size() };
-        let mapping = Mapping::shared(file.as_fd(), len, align, writable)
+        let mapping = Mapping::shared(file.as_fd(), len, page, writable)
             .map_err(|error| failed(format!("mmap of {}: {error}. Limits: {}", bytes(size), Limits::read())))?;
         Ok(Self { mapping })
     }

@@ -105,7 +105,9 @@ fn piece(
 ) -> io::Result<()> {
     if method == Method::Populate {
         return mapping.advise(from, len, libc::MADV_POPULATE_WRITE).map_err(|error| match error.raw_os_error() {
-            Some(libc::EFAULT) => io::Error::other("the kernel has no page to give (an access would be a SIGBUS)"),
+            Some(libc::EFAULT) => io::Error::other(
+                "the kernel has no page to give (an access would be a SIGBUS): is a hugetlb cgroup's limit reached?",
+            ),
             _ => error,
         });
     }

@@ -61,24 +61,33 @@ fn a_node_without_cpus_is_never_local_and_owns_no_cpu() {
     // As hwloc tells it: a node that has only memory hangs at the root, so it is named for every cpu.
     let near = [(0, vec![0, 1, 2]), (1, vec![0, 1, 2])];
     let nodes = [node(0, true), node(1, false), node(2, true)];
-    let topology = Topology::assemble(&near, &nodes, list("0-1"), Some(1));
+    let topology = Topology::assemble(&near, &nodes, &list("0-1"), list("0-1"), Some(1));
     assert_eq!(topology.local_node(), Some(1));
     assert_eq!(topology.cpus_of(1), Some(&list("0-1")));
     assert!(topology.cpus_of(0).unwrap().is_empty() && topology.cpus_of(2).unwrap().is_empty());
+    // Also where the kernel is not asked: the node that fewer cpus share is theirs.
+    let near = [(0, vec![0, 1]), (1, vec![0, 2])];
+    let nodes = [node(0, false), node(1, false), node(2, false)];
+    let topology = Topology::assemble(&near, &nodes, &list("0-1"), list("0-1"), None);
+    let owned: Vec<String> = topology.nodes().iter().map(|node| node.cpus.to_string()).collect();
+    assert_eq!(owned, ["", "0", "1"]);
 }
 
 #[test]
 fn local_is_where_most_cpus_are_or_where_an_unbound_process_runs() {
     let near: Vec<(u32, Vec<u32>)> = (0..8).map(|cpu| (cpu, vec![cpu / 4])).collect();
     let nodes = [node(0, false), node(1, false)];
-    let local = |allowed: &str, current| Topology::assemble(&near, &nodes, list(allowed), current).local_node();
+    let local =
+        |allowed: &str, current| Topology::assemble(&near, &nodes, &list("0-7"), list(allowed), current).local_node();
     assert_eq!(local("3-6", Some(3)), Some(1));
     assert_eq!(local("2-5", Some(5)), Some(1), "as many on both: where it runs");
     assert_eq!(local("2-5", None), Some(0));
     assert_eq!(local("0-7", Some(6)), Some(1));
     assert_eq!(local("0-7", None), Some(0));
-    assert!(Topology::assemble(&near, &nodes, list("0-6"), None).is_bound());
-    assert!(!Topology::assemble(&near, &nodes, list("0-7"), None).is_bound());
+    assert!(Topology::assemble(&near, &nodes, &list("0-7"), list("0-6"), None).is_bound());
+    assert!(!Topology::assemble(&near, &nodes, &list("0-7"), list("0-7"), None).is_bound());
+    let in_cgroup = Topology::assemble(&near[2..7], &nodes, &list("0-7"), list("2-6"), Some(2));
+    assert_eq!((in_cgroup.is_bound(), in_cgroup.local_node()), (true, Some(1)), "also where hwloc sees no others");
 }
 
 #[test]
@@ -101,7 +110,7 @@ proptest! {
         let near: Vec<(u32, Vec<u32>)> =
             near.into_iter().enumerate().map(|(cpu, ids)| (cpu as u32, ids.into_iter().collect())).collect();
         let nodes: Vec<_> = (0..5).map(|id| node(id, without[id as usize])).collect();
-        let topology = Topology::assemble(&near, &nodes, allowed.into_iter().collect(), Some(current));
+        let topology = Topology::assemble(&near, &nodes, &list("0-23"), allowed.into_iter().collect(), Some(current));
         for (cpu, ids) in &near {
             let owners: Vec<u32> = topology.nodes().iter().filter(|n| n.cpus.contains(*cpu)).map(|n| n.id).collect();
             let possible = ids.iter().any(|id| !without[*id as usize]);
