@@ -1,7 +1,7 @@
 # Lunasa: the things one does with a checkout. The work is done by the scripts named here.
 LAB   := mpi-tests/lab
 RANKS ?= 4
-MPICC ?= $(shell command -v mpicc.openmpi || echo mpicc)
+MPICC ?= $(shell $(LAB)/open-mpicc)
 export MPICC
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -14,7 +14,7 @@ help:
 	@echo 'make check                 quick: format, lints, unit tests'
 	@echo 'make bench BENCH=NAME      one benchmark, or all of them; tables, and target/bench/NAME.json'
 	@echo 'make docs                  the API documentation, and every relative link in the *.md files'
-	@echo 'make clean                 remove target/'
+	@echo 'make clean                 remove target/ and what the demo wrote'
 
 deps:
 	@$(LAB)/deps
@@ -46,3 +46,4 @@ docs:
 
 clean:
 	cargo clean
+	rm -rf demo-out lunasa-demo-*.out
