@@ -1,1 +1,5 @@
 //! Network memory for MPI applications.
+
+pub mod error;
+pub mod snapshot;
+pub mod status;
