@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod error;
+mod bootstrap;
 mod comm;
 mod manager;
 pub mod memory;
@@ -10,6 +11,7 @@ mod object;
 mod pool;
 mod registrar;
 pub mod snapshot;
+pub mod status;
 pub mod topology;
 
 pub use config::Config;
