@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use mpi::ffi;
-use mpi::traits::{AsRaw, Communicator};
+use mpi::traits::Communicator;
 
 use crate::error::{Error, Result};
 
@@ -38,13 +38,11 @@ pub(crate) struct Pending(ffi::MPI_Request);
 // SAFETY: a request handle may be tested from any thread under the same rule as the communicator.
 unsafe impl Send for Pending {}
 
-/// Where a message came from, its tag and its length.
+/// Where a message came from, and its length.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Envelope {
     pub source: u32,
-    pub tag: i32,
     pub len: usize,
-    pub cancelled: bool,
 }
 
 fn check(call: &'static str, code: c_int) -> Result<()> {
@@ -99,10 +97,10 @@ impl Comm {
         Ok(Self { raw, rank: rank as u32, size: size as u32, multiple })
     }
 
-    /// Frees the communicator. Collective.
-    pub(crate) fn free(self) -> Result<()> {
+    /// Frees the communicator. Collective, and the last use of it.
+    pub(crate) fn free(&self) -> Result<()> {
         let mut raw = self.raw;
-        // SAFETY: we own it and this is its last use.
+        // SAFETY: we own it, and the caller makes this its last use.
         check("MPI_Comm_free", unsafe { ffi::MPI_Comm_free(&raw mut raw) })
     }
 
@@ -182,7 +180,15 @@ impl Comm {
         // SAFETY: one int from each rank into `size` ints (sent as bytes of the same width).
         check("MPI_Allgather", unsafe {
             let width = size_of::<c_int>() as c_int;
-            ffi::MPI_Allgather((&raw const len).cast(), width, byte(), lens.as_mut_ptr().cast(), width, byte(), self.raw)
+            ffi::MPI_Allgather(
+                (&raw const len).cast(),
+                width,
+                byte(),
+                lens.as_mut_ptr().cast(),
+                width,
+                byte(),
+                self.raw,
+            )
         })?;
         let mut starts = Vec::with_capacity(lens.len() + 1);
         let mut total = 0usize;
@@ -199,7 +205,16 @@ impl Comm {
         // SAFETY: `all` holds the sum of `lens`, and each displacement is where its part begins.
         check("MPI_Allgatherv", unsafe {
             let (lens, places) = (lens.as_ptr(), displacements.as_ptr());
-            ffi::MPI_Allgatherv(mine.as_ptr().cast(), len, byte(), all.as_mut_ptr().cast(), lens, places, byte(), self.raw)
+            ffi::MPI_Allgatherv(
+                mine.as_ptr().cast(),
+                len,
+                byte(),
+                all.as_mut_ptr().cast(),
+                lens,
+                places,
+                byte(),
+                self.raw,
+            )
         })?;
         Ok((all, starts))
     }
@@ -301,7 +316,9 @@ pub(crate) fn world_size() -> u32 {
 /// First line of the MPI library's own version text.
 pub(crate) fn library_version() -> String {
     mpi::environment::library_version()
-        .map(|text| text.lines().next().unwrap_or_default().split(", package").next().unwrap_or_default().trim().to_owned())
+        .map(|text| {
+            text.lines().next().unwrap_or_default().split(", package").next().unwrap_or_default().trim().to_owned()
+        })
         .unwrap_or_else(|_| "MPI".to_owned())
 }
 
@@ -311,16 +328,8 @@ fn null_request() -> ffi::MPI_Request {
 }
 
 fn envelope(status: &ffi::MPI_Status) -> Result<Envelope> {
-    let (mut len, mut cancelled) = (0, 0);
-    // SAFETY: `status` is a filled status; the results are written by the calls.
-    unsafe {
-        check("MPI_Get_count", ffi::MPI_Get_count(ptr::from_ref(status), byte(), &raw mut len))?;
-        check("MPI_Test_cancelled", ffi::MPI_Test_cancelled(ptr::from_ref(status), &raw mut cancelled))?;
-    }
-    Ok(Envelope {
-        source: status.MPI_SOURCE.max(0) as u32,
-        tag: status.MPI_TAG,
-        len: len.max(0) as usize,
-        cancelled: cancelled != 0,
-    })
+    let mut len = 0;
+    // SAFETY: `status` is a filled status; the result is written by the call.
+    check("MPI_Get_count", unsafe { ffi::MPI_Get_count(ptr::from_ref(status), byte(), &raw mut len) })?;
+    Ok(Envelope { source: status.MPI_SOURCE.max(0) as u32, len: len.max(0) as usize })
 }

@@ -1,9 +1,10 @@
 //! Network memory for MPI applications.
 
-pub mod config;
-pub mod error;
 mod bootstrap;
 mod comm;
+pub mod config;
+pub mod error;
+mod instance;
 mod manager;
 pub mod memory;
 mod node_id;
@@ -13,12 +14,15 @@ mod registrar;
 pub mod snapshot;
 pub mod status;
 pub mod topology;
+mod transfer;
 
 pub use config::Config;
 pub use error::{Error, HandleFault, Result};
+pub use instance::Lunasa;
 pub use node_id::NodeId;
 pub use object::{
     Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory,
 };
 pub use pool::Registration;
 pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar};
+pub use transfer::{Request, View, Waited};

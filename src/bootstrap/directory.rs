@@ -136,8 +136,7 @@ impl Directory {
         }
         hosts.sort_by_key(|(line, _)| line.first_rank);
         let shared = Shared::create(&memory_name(run), LINE * (1 + hosts.len() + ranks as usize))?;
-        let header =
-            Header { magic: MAGIC, run, ranks, hosts: hosts.len() as u32, unused: [0; 5] };
+        let header = Header { magic: MAGIC, run, ranks, hosts: hosts.len() as u32, unused: [0; 5] };
         // SAFETY: ours alone until the others are told of it; mapped for that many lines, page-aligned.
         let bytes = unsafe {
             std::slice::from_raw_parts_mut(shared.base().as_ptr(), LINE * (1 + hosts.len() + ranks as usize))

@@ -34,7 +34,8 @@ pub(crate) fn agree<T>(comm: &Comm, host: &str, mine: Result<T>) -> Result<T> {
 pub(crate) fn agree_on_config(comm: &Comm, host: &str, config: &Config) -> Result<Resolved> {
     let resolved = agree(comm, host, if comm.rank() == 0 { config.resolve().map(Some) } else { Ok(None) })?;
     let theirs = (resolved, config.overrides().clone());
-    let broken = |error: serde_json::Error| Error::Config(format!("cannot be exchanged: {error}; this is a fault of Lunasa"));
+    let broken =
+        |error: serde_json::Error| Error::Config(format!("cannot be exchanged: {error}; this is a fault of Lunasa"));
     // Nothing that can fail on one rank alone stands between two collective calls: the text is made before either.
     let text = if comm.rank() == 0 { serde_json::to_vec(&theirs).map_err(broken) } else { Ok(Vec::new()) };
     let text = comm.broadcast(0, agree(comm, host, text)?)?;
@@ -67,7 +68,8 @@ pub(crate) fn exchange(comm: &Comm, host: &Host, run: u64, mine: Entry) -> Resul
     let leaders = comm.split(u32::from(!leads))?;
 
     let entries = here.gather(mine.as_bytes())?;
-    let part = agree(comm, &host.name, if leads { directory::host_part(host.key, &host.name, &entries) } else { Ok(vec![]) })?;
+    let part =
+        agree(comm, &host.name, if leads { directory::host_part(host.key, &host.name, &entries) } else { Ok(vec![]) })?;
     let (all, starts) = if leads { leaders.all_gather(&part)? } else { (vec![], vec![]) };
     let made = if leads {
         let parts: Vec<&[u8]> = starts.windows(2).map(|ends| &all[ends[0]..ends[1]]).collect();
@@ -80,7 +82,9 @@ pub(crate) fn exchange(comm: &Comm, host: &Host, run: u64, mine: Entry) -> Resul
     let directory = match made {
         Some(made) => Ok(made),
         None => directory::Whereabouts::read_from_bytes(&at)
-            .map_err(|_| Error::Launch("the directory's whereabouts do not fit; do all ranks run the same program?".to_owned()))
+            .map_err(|_| {
+                Error::Launch("the directory's whereabouts do not fit; do all ranks run the same program?".to_owned())
+            })
             .and_then(|at| Directory::open(run, comm.rank(), at)),
     };
     let directory = agree(comm, &host.name, directory);

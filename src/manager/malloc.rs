@@ -37,7 +37,9 @@ impl Malloc {
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>) {
         let address = piece.as_ptr().addr();
         if self.shard(address).remove(&address).is_none() {
-            tracing::error!("released {address:#x}, which malloc did not hand out or which was released before; left alone");
+            tracing::error!(
+                "released {address:#x}, which malloc did not hand out or which was released before; left alone"
+            );
             return;
         }
         // SAFETY: it was in the list, so it came from aligned_alloc and was not freed since.
@@ -58,7 +60,9 @@ impl Malloc {
 
     pub(crate) fn holdings(&self) -> Holdings {
         let used = (self.pieces.iter())
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|&len| len as u64).sum::<u64>())
+            .map(|shard| {
+                shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|&len| len as u64).sum::<u64>()
+            })
             .sum();
         Holdings { managed: used, used, ..Holdings::default() }
     }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Limits, bytes};
 use super::mapping::Mapping;
-use super::pages::{self, HugePages, PageKind, Pages};
+use super::pages::{self, PageKind, Pages};
 use super::{placement, touch};
+use crate::config::HugePages;
 use crate::error::{Error, Result};
 use crate::topology::{CpuList, Topology};
 

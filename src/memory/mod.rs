@@ -15,10 +15,11 @@ mod placement;
 mod shared;
 mod touch;
 
+pub use crate::config::HugePages;
 pub use block::{Block, BlockReport, BlockRequest};
 pub(crate) use copy::copy;
 pub use fork::{in_forked_child, install_fork_guard};
-pub use pages::{HugePages, PageKind};
+pub use pages::PageKind;
 pub use peer::PeerMapping;
 pub use pin::{lock, unlock};
 pub(crate) use shared::Shared;

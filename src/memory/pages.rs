@@ -6,19 +6,8 @@ use std::io::{BufRead, BufReader};
 
 use super::limits::{bytes, kib_after};
 use super::mapping::page_size;
+use crate::config::HugePages;
 use crate::error::{Error, Result};
-
-/// Whether blocks are made of huge pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum HugePages {
-    /// Reserved ones when enough are free, else transparent ones when the system lets shared memory have them, else none.
-    #[default]
-    Auto,
-    /// Ordinary pages.
-    Off,
-    /// Reserved ones; an error when too few are free.
-    Require,
-}
 
 /// The kind of pages a block got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -17,7 +17,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// Maps `len` zeroed bytes under `name`.
     pub(crate) fn create(name: &str, len: usize) -> Result<Self> {
-        let failed = |call: &str, why: String| Error::Memory(format!("{call} of {len} bytes for {name}: {why}; see `ulimit -n -v`"));
+        let failed = |call: &str, why: String| {
+            Error::Memory(format!("{call} of {len} bytes for {name}: {why}; see `ulimit -n -v`"))
+        };
         let text = CString::new(name).map_err(|_| Error::Memory(format!("{name:?} cannot be a name")))?;
         // SAFETY: a terminated string; the result is checked.
         let raw = unsafe { libc::memfd_create(text.as_ptr(), libc::MFD_CLOEXEC) };

@@ -73,7 +73,9 @@ impl<'a> ObjectBuilder<'a> {
         let (pool, meta_len) = (self.pool(), self.meta_len()?);
         let too_large = || {
             let (meta, capacity) = (self.meta, self.capacity);
-            Error::Object(format!("metadata of {meta} and data of {bytes} bytes (capacity {capacity}) exceed the address space"))
+            Error::Object(format!(
+                "metadata of {meta} and data of {bytes} bytes (capacity {capacity}) exceed the address space"
+            ))
         };
         let sections = self.meta.checked_add(bytes).ok_or_else(too_large)?;
         let capacity = sections.max(self.capacity);
@@ -120,9 +122,9 @@ impl<'a> ObjectBuilder<'a> {
     pub fn user_with_meta(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
         let memory = memory.into();
         let (meta, len) = (self.meta, memory.len());
-        let data_len = len.checked_sub(meta).ok_or_else(|| {
-            Error::Object(format!("{meta} bytes of metadata do not fit user memory of {len} bytes"))
-        })?;
+        let data_len = len
+            .checked_sub(meta)
+            .ok_or_else(|| Error::Object(format!("{meta} bytes of metadata do not fit user memory of {len} bytes")))?;
         self.user_object(memory, 0, data_len, USER | META_IN_USER)
     }
 
@@ -153,7 +155,11 @@ impl<'a> ObjectBuilder<'a> {
 
     fn meta_len(&self) -> Result<u32> {
         u32::try_from(self.meta).map_err(|_| {
-            Error::Object(format!("metadata of {} bytes; the limit is {} (4 GiB - 1): put it with the data", self.meta, u32::MAX))
+            Error::Object(format!(
+                "metadata of {} bytes; the limit is {} (4 GiB - 1): put it with the data",
+                self.meta,
+                u32::MAX
+            ))
         })
     }
 }

@@ -136,9 +136,8 @@ impl RemoteHandle {
     /// # Errors
     /// [`Error::Handle`] when there are more or fewer than 104, or when they are not a handle or were damaged.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let handle = Self::read_from_bytes(bytes).map_err(|_| {
-            HandleFault::Malformed(format!("{} bytes instead of {}", bytes.len(), Self::SIZE))
-        })?;
+        let handle = Self::read_from_bytes(bytes)
+            .map_err(|_| HandleFault::Malformed(format!("{} bytes instead of {}", bytes.len(), Self::SIZE)))?;
         handle.check()?;
         Ok(handle)
     }

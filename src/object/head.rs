@@ -18,6 +18,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::pool::Pool;
 
+#[cfg(target_endian = "big")]
+compile_error!("the header travels as it lies in memory, little-endian; Lunasa runs on little-endian machines");
+
 /// Bytes of both headers.
 pub(crate) const HEAD: usize = 64;
 /// Bytes of the local header.
@@ -55,17 +58,6 @@ pub(crate) struct Shape {
     pub type_id: u32,
     pub meta_len: u32,
     pub data_len: u64,
-}
-
-impl Shape {
-    /// The header's 16 bytes, little-endian.
-    pub(crate) fn to_bytes(self) -> [u8; HEAD - LOCAL] {
-        let mut bytes = [0; HEAD - LOCAL];
-        bytes[..4].copy_from_slice(&self.type_id.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.meta_len.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.data_len.to_le_bytes());
-        bytes
-    }
 }
 
 /// What an object is made with, and keeps.

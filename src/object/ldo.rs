@@ -146,6 +146,12 @@ impl Ldo {
         Ok(self.sections()?.data)
     }
 
+    /// Metadata and data of a fresh ordinary object, where they lie one behind the other.
+    pub(crate) fn body_mut(&mut self) -> Result<(*mut u8, usize)> {
+        let Sections { meta, data } = self.sections()?;
+        Ok((meta.0, meta.1 + data.1))
+    }
+
     /// Whether this is the only reference.
     pub fn is_unique(&self) -> bool {
         self.references() == 1
@@ -181,7 +187,9 @@ impl Ldo {
         let before = self.sections()?;
         let shape = self.head().shape();
         let too_large = |room: String| {
-            Error::Object(format!("metadata of {meta} and data of {data} bytes do not fit {room}; allocate with `.capacity(…)`"))
+            Error::Object(format!(
+                "metadata of {meta} and data of {data} bytes do not fit {room}; allocate with `.capacity(…)`"
+            ))
         };
         let meta_len = u32::try_from(meta).map_err(|_| too_large("4 GiB - 1 of metadata".to_owned()))?;
         let both = meta.checked_add(data).ok_or_else(|| too_large("the address space".to_owned()))?;
@@ -254,7 +262,9 @@ impl Ldo {
         let in_block = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) }.is_some();
         match (self.pool(), self.user_part()) {
             (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
-            (Ok(pool), Ok(Some(part))) => known(&part.region, pool) && (known(&part.piece_region, pool) || in_block(pool)),
+            (Ok(pool), Ok(Some(part))) => {
+                known(&part.region, pool) && (known(&part.piece_region, pool) || in_block(pool))
+            }
             _ => false,
         }
     }
@@ -390,7 +400,8 @@ fn user_part_of(head: &Head) -> Result<Option<&UserPart>> {
 
 fn layout_of(head: &Head) -> Result<Layout> {
     let shape = head.shape();
-    Layout::new(shape.meta_len, shape.data_len, head.is_user(), head.tag() & META_IN_USER != 0).ok_or_else(|| damaged(head))
+    Layout::new(shape.meta_len, shape.data_len, head.is_user(), head.tag() & META_IN_USER != 0)
+        .ok_or_else(|| damaged(head))
 }
 
 fn sections_of(head: &Head) -> Result<Sections> {
@@ -445,7 +456,10 @@ unsafe fn typed<'a, T: FromBytes + Immutable>((at, len): (*mut u8, usize), secti
 
 /// # Safety
 /// The range is mapped, and nobody else reads or writes there as long as the slice lives.
-unsafe fn typed_mut<'a, T: FromBytes + IntoBytes>((at, len): (*mut u8, usize), section: Section) -> Result<&'a mut [T]> {
+unsafe fn typed_mut<'a, T: FromBytes + IntoBytes>(
+    (at, len): (*mut u8, usize),
+    section: Section,
+) -> Result<&'a mut [T]> {
     let count = elements::<T>(at, len, section)?;
     // SAFETY: size and alignment were checked, any bytes are valid for T and T's for bytes, and the caller promises the rest.
     Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), count) })
@@ -524,7 +538,8 @@ impl PinnedObject {
     /// The object that a handle names, if it is alive and as the handle says.
     pub(crate) fn acquire(regions: &Regions, handle: &RemoteHandle) -> Result<Self> {
         let at = handle.head();
-        let gone = || HandleFault::Stale("the region it points into is not registered any more, or is smaller".to_owned());
+        let gone =
+            || HandleFault::Stale("the region it points into is not registered any more, or is smaller".to_owned());
         let dropped = || HandleFault::Stale("the object was dropped by its owner".to_owned());
         let head = NonNull::new(std::ptr::with_exposed_provenance_mut::<Head>(at.address as usize))
             .filter(|head| head.is_aligned())

@@ -137,7 +137,9 @@ pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport
         let mut groups: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
         walk(pool, &mut |_, found| {
             match found {
-                Found::Object(_, shape) => *groups.entry((shape.type_id, shape.meta_len, shape.data_len)).or_default() += 1,
+                Found::Object(_, shape) => {
+                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len)).or_default() += 1
+                }
                 Found::Damaged => report.damaged += 1,
             }
             true

@@ -10,9 +10,9 @@ mod types;
 mod user;
 
 pub use builder::ObjectBuilder;
+pub(crate) use handle::Part;
 pub use handle::RemoteHandle;
-pub(crate) use handle::{Part};
-pub(crate) use head::{HEAD, Head, LOCAL, Shape};
+pub(crate) use head::{HEAD, Head, LOCAL};
 pub use ldo::Ldo;
 pub(crate) use ldo::PinnedObject;
 pub use list::{LeakGroup, LeakReport};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use super::{Registrar, RegionKeys};
+use super::{RegionKeys, Registrar};
 use crate::error::{Error, Result};
 
 type Pin = Box<dyn Fn(NonNull<u8>, usize) -> Result<RegionKeys, String> + Send + Sync>;

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Registrar, RegionKeys};
+use super::{RegionKeys, Registrar};
 use crate::error::{Error, Result};
 use crate::memory;
 

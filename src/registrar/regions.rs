@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::{Registrar, RegionKeys};
+use super::{RegionKeys, Registrar};
 use crate::error::{Error, Result};
 use crate::memory::{PeerMapping, Shared};
 use crate::snapshot::RegistrationInfo;
@@ -69,12 +69,6 @@ impl Region {
     /// How often its slot changed hands: odd while it is registered.
     pub fn generation(&self) -> u32 {
         self.id.generation
-    }
-
-    /// Whether `len` bytes from `at` lie in it.
-    pub(crate) fn holds(&self, at: usize, len: usize) -> bool {
-        at.checked_sub(self.base.as_ptr().addr())
-            .is_some_and(|offset| offset <= self.len && len <= self.len - offset)
     }
 }
 
@@ -408,9 +402,8 @@ mod tests {
     #[test]
     fn a_refused_registration_says_who_refused() {
         // SAFETY: neither touches the memory.
-        let registrar = unsafe {
-            CallbackRegistrar::new("mine", |_, _| Err("no more pins".to_owned()), |_, _, _| Ok(()))
-        };
+        let registrar =
+            unsafe { CallbackRegistrar::new("mine", |_, _| Err("no more pins".to_owned()), |_, _, _| Ok(())) };
         let regions = Regions::new(Arc::new(registrar), 1, 0).unwrap();
         // SAFETY: leaked memory stays mapped.
         let error = unsafe { regions.register(memory(), 64, None) }.unwrap_err();

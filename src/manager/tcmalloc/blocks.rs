@@ -54,7 +54,8 @@ impl BlockSource {
             touch_threads: self.touch_threads,
             topology: &self.topology,
         })?;
-        let mut block = Block { memory: ManuallyDrop::new(memory), number, region: None, regions: self.regions.clone() };
+        let mut block =
+            Block { memory: ManuallyDrop::new(memory), number, region: None, regions: self.regions.clone() };
         if register {
             let (base, len, backing) = (block.base(), block.len(), block.backing(block.base().as_ptr().addr()));
             // SAFETY: mapped above; unmapped only after the deregistration in `Drop`.

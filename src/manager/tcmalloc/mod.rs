@@ -66,7 +66,9 @@ impl Tcmalloc {
         }
         self.grow(central, pages * PAGE)?;
         central.spans.take(pages, class).ok_or_else(|| {
-            crate::Error::Memory(format!("a new block has no room for {pages} pages of {PAGE} bytes; this is a fault of Lunasa"))
+            crate::Error::Memory(format!(
+                "a new block has no room for {pages} pages of {PAGE} bytes; this is a fault of Lunasa"
+            ))
         })
     }
 
@@ -111,7 +113,9 @@ impl Tcmalloc {
         let central = &mut *central;
         let found = central.spans.find(blocks::block_at(address), address);
         let wrong = || {
-            tracing::error!("released {address:#x}, which this manager did not hand out or which was released before; left alone");
+            tracing::error!(
+                "released {address:#x}, which this manager did not hand out or which was released before; left alone"
+            );
         };
         let Some((id, offset)) = found else { return wrong() };
         let span = &mut central.spans.spans[id as usize];

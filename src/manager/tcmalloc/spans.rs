@@ -144,7 +144,8 @@ impl Spans {
         let neighbours = [first.checked_sub(1), Some(first + pages).filter(|&page| page < total)];
         for page in neighbours.into_iter().flatten() {
             let other = self.blocks[block].pages[page];
-            let Span { first: other_first, pages: other_pages, usage: Use::Free, .. } = self.spans[other as usize] else {
+            let Span { first: other_first, pages: other_pages, usage: Use::Free, .. } = self.spans[other as usize]
+            else {
                 continue;
             };
             self.free.remove(&(other_pages, block, other_first));
