@@ -297,6 +297,24 @@ impl Lunasa {
         self.watch().objects(pool, limit)
     }
 
+    /// Makes sure that objects of `bytes` in all can be allocated eagerly without mapping or registering anything more,
+    /// for programs that know what they will need.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] or [`Error::Registration`] with the limit that was hit.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        self.watch().pools[0].reserve(bytes)
+    }
+
+    /// Walks every structure of both pools and proves that each byte is in exactly one place, and that no live object was
+    /// damaged. To be called while no other thread of this process allocates or drops objects.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] with the first thing that is not as it must be.
+    pub fn check(&self) -> Result<()> {
+        self.watch().pools.iter().try_for_each(|pool| object::check(pool))
+    }
+
     /// Ends Lunasa on every rank. Collective: waits for all ranks, serving them meanwhile.
     ///
     /// Objects that are still alive are reported; their memory stays valid for those who hold them, until the process ends,

@@ -16,7 +16,7 @@ use crate::config::{
     AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
 };
 use crate::error::{Error, Result};
-use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc};
+use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
 use crate::pool::{Pool, Registration};
@@ -71,8 +71,13 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         let manager = match kind {
             ManagerKind::Malloc => Manager::Malloc(Malloc::default()),
             ManagerKind::Tcmalloc => {
-                let (least, most) = (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc);
-                Manager::Tcmalloc(Tcmalloc::new(source.clone(), time == Registration::Eager, least, most)?)
+                let settings = tcmalloc::Settings {
+                    register: time == Registration::Eager,
+                    block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
+                    reserve_ahead: settings.tcmalloc_reserve_ahead,
+                    release_after: settings.tcmalloc_release_after,
+                };
+                Manager::Tcmalloc(Tcmalloc::new(source.clone(), settings)?)
             }
         };
         Ok(Arc::new(Pool::new(time, manager, regions.clone())))

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  0 check      hash of the fields that never change, of the address and of a secret; 0 when there is no object
-//!  8 counts     references (low half), and pins by transfers that serve the object to a peer (high half)
+//!  8 counts     references (low half); above them pins by transfers that serve the object to a peer; the highest bit says
+//!               that a handle was given out
 //! 16 tag        serial number of the object << 8 | flags
 //! 24 owner      its pool
 //! 32 capacity   bytes that metadata and data may take
@@ -33,6 +34,8 @@ pub(crate) const META_IN_USER: u64 = 2;
 
 const REFERENCE: u64 = 1;
 const PIN: u64 = 1 << 32;
+/// Only an object that carries this bit can be pinned. One that does not, and has one reference, is its holder's alone.
+const SHARED: u64 = 1 << 63;
 /// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
 const MOST: u32 = u32::MAX / 2;
 
@@ -70,19 +73,25 @@ pub(crate) struct Birth {
     pub extra: u64,
 }
 
+static SECRET: AtomicU64 = AtomicU64::new(0);
+
+#[inline(always)]
 fn secret() -> u64 {
-    static SECRET: AtomicU64 = AtomicU64::new(0);
     match SECRET.load(Ordering::Relaxed) {
-        0 => {
-            let fresh = rand::random::<u64>() | 1;
-            SECRET.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
-        }
+        0 => make_secret(),
         secret => secret,
     }
 }
 
+#[cold]
+fn make_secret() -> u64 {
+    let fresh = rand::random::<u64>() | 1;
+    SECRET.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
+}
+
 impl Head {
     /// Makes these 64 bytes an object with one reference.
+    #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
         self.counts.store(REFERENCE, Ordering::Relaxed);
         self.tag.store(birth.serial << 8 | birth.flags, Ordering::Relaxed);
@@ -98,19 +107,21 @@ impl Head {
         self.check.store(0, Ordering::Release);
     }
 
+    /// Four products that do not wait for one another; a field that changed changes the sum, and nobody outside knows the
+    /// secret.
+    #[inline(always)]
     fn expected_check(&self) -> u64 {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let tag = self.tag();
         let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
-        let mut hash = secret() ^ std::ptr::from_ref(self).addr() as u64;
-        for word in [tag, self.owner.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed), extra] {
-            hash = (hash ^ word).wrapping_mul(ODD);
-            hash ^= hash >> 32;
-        }
-        hash | 1
+        let sum = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ self.owner.load(Ordering::Relaxed).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ self.capacity().wrapping_mul(0x1656_67b1_9e37_79f9)
+            ^ extra.wrapping_mul(0x27d4_eb2f_1656_67c5);
+        (sum ^ secret() ^ std::ptr::from_ref(self).addr() as u64) | 1
     }
 
     /// Whether there is an object here and nothing that must not change was written over.
+    #[inline(always)]
     pub(crate) fn is_sound(&self) -> bool {
         let check = self.check.load(Ordering::Acquire);
         check != 0 && check == self.expected_check()
@@ -163,6 +174,7 @@ impl Head {
         self.counts.load(Ordering::Acquire) as u32
     }
 
+    #[inline(always)]
     pub(crate) fn add_reference(&self) {
         if self.counts.fetch_add(REFERENCE, Ordering::Relaxed) as u32 > MOST {
             std::process::abort();
@@ -170,18 +182,28 @@ impl Head {
     }
 
     /// Whether that was the last of everything: then the object must be destroyed by the caller.
+    #[inline(always)]
     pub(crate) fn drop_reference(&self) -> bool {
-        self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) == REFERENCE
+        // With one reference, ours, and no handle given out, nobody else can come to touch the counts.
+        self.counts.load(Ordering::Acquire) == REFERENCE
+            || self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
+    }
+
+    /// A handle is about to be given out: from now on the object may be pinned.
+    pub(crate) fn share(&self) {
+        if self.counts.load(Ordering::Relaxed) & SHARED == 0 {
+            self.counts.fetch_or(SHARED, Ordering::AcqRel);
+        }
     }
 
     /// Keeps the object of this tag from being destroyed, without counting as a reference. False when it is gone.
     pub(crate) fn pin(&self, tag: u64) -> bool {
-        let mut counts = self.counts.load(Ordering::Relaxed);
+        let mut counts = self.counts.load(Ordering::Acquire);
         loop {
-            if self.is_vacant() || self.tag() != tag || counts as u32 == 0 {
+            if counts & SHARED == 0 || counts as u32 == 0 || self.is_vacant() || self.tag() != tag {
                 return false;
             }
-            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(now) => counts = now,
             }
@@ -190,6 +212,6 @@ impl Head {
 
     /// As [`Head::drop_reference`], for a pin.
     pub(crate) fn unpin(&self) -> bool {
-        self.counts.fetch_sub(PIN, Ordering::AcqRel) == PIN
+        self.counts.fetch_sub(PIN, Ordering::AcqRel) & !SHARED == PIN
     }
 }

@@ -16,7 +16,7 @@ pub(crate) use head::{HEAD, Head, LOCAL};
 pub use ldo::Ldo;
 pub(crate) use ldo::PinnedObject;
 pub use list::{LeakGroup, LeakReport};
-pub(crate) use list::{leaks, list};
+pub(crate) use list::{check, leaks, list};
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::manager::{Manager, tcmalloc};
+use crate::memory;
 use crate::registrar::{Region, RegionId, Regions};
 use crate::snapshot::{BlockInfo, PoolInfo};
 
@@ -21,6 +22,13 @@ pub enum Registration {
     Lazy,
 }
 
+fn closed(what: &str) -> Error {
+    if memory::in_forked_child() {
+        return Error::Closed(format!("no {what} in a forked child; it shares its parent's memory"));
+    }
+    Error::Closed(format!("no more {what} after finish"))
+}
+
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
@@ -30,25 +38,16 @@ pub(crate) struct Pool {
     pub time: Registration,
     manager: Manager,
     pub regions: Arc<Regions>,
+    /// Whether pieces are registered one by one, as they are handed out.
+    piecewise: bool,
     closed: AtomicBool,
     registering: [Mutex<()>; STRIPES],
-    live: AtomicU64,
-    allocations: AtomicU64,
-    bytes: AtomicU64,
 }
 
 impl Pool {
     pub(crate) fn new(time: Registration, manager: Manager, regions: Arc<Regions>) -> Self {
-        Self {
-            time,
-            manager,
-            regions,
-            closed: AtomicBool::new(false),
-            registering: Default::default(),
-            live: AtomicU64::new(0),
-            allocations: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        }
+        let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
+        Self { time, piecewise, manager, regions, closed: AtomicBool::new(false), registering: Default::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -60,36 +59,31 @@ impl Pool {
 
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
     /// piece by piece.
+    #[inline(always)]
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed("no more objects after finish".to_owned()));
+        if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
+            return Err(closed("objects"));
         }
-        let piece = self.manager.allocate(len)?;
-        let mut region = None;
-        if self.time == Registration::Eager && matches!(self.manager, Manager::Malloc(_)) {
-            // SAFETY: the piece stays mapped until it is released, which deregisters first.
-            match unsafe { self.regions.register(piece, len, None) } {
-                Ok(registered) => region = Some(registered),
-                Err(error) => {
-                    // SAFETY: handed out above, and not used.
-                    unsafe { self.manager.release(piece) };
-                    return Err(error);
-                }
-            }
-        }
-        self.live.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        let serial = self.allocations.fetch_add(1, Ordering::Relaxed) + 1;
+        let (piece, serial) = self.manager.allocate(len)?;
+        let region = if self.piecewise { Some(self.register_piece(piece, len)?) } else { None };
         Ok((piece, serial, region))
+    }
+
+    #[cold]
+    fn register_piece(&self, piece: NonNull<u8>, len: usize) -> Result<Region> {
+        // SAFETY: the piece stays mapped until it is released, which deregisters first.
+        unsafe { self.regions.register(piece, len, None) }.inspect_err(|_| {
+            // SAFETY: handed out just now with this length, and not used.
+            unsafe { self.manager.release(piece, len) };
+        })
     }
 
     /// Takes a piece back, after ending the region of its own if it has one.
     ///
     /// # Safety
     /// The piece came from `allocate` of this pool with this length, and nobody uses it any more.
+    #[inline(always)]
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize, region: Option<RegionId>) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(len as u64, Ordering::Relaxed);
         if let Some(region) = region
             && let Err(error) = self.regions.deregister(region)
         {
@@ -97,7 +91,7 @@ impl Pool {
             return;
         }
         // SAFETY: the caller's promise.
-        unsafe { self.manager.release(piece) };
+        unsafe { self.manager.release(piece, len) };
     }
 
     /// The region that memory of this pool is in by itself, without one of its own.
@@ -123,8 +117,8 @@ impl Pool {
             self.regions.count_avoided();
             return Ok(region);
         }
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed("no more handles after finish".to_owned()));
+        if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
+            return Err(closed("handles"));
         }
         // SAFETY: the piece that the memory is in, or the program's memory, stays; see the caller's promise.
         let backing = unsafe { tcmalloc::block_of(base.as_ptr().addr()) }.map(|(_, backing)| backing);
@@ -145,12 +139,28 @@ impl Pool {
 
     /// Objects alive.
     pub(crate) fn live(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
+        let counts = self.manager.counts();
+        counts.allocations.saturating_sub(counts.drops)
     }
 
-    /// Calls `visit` with every piece handed out, until it returns false. None can go meanwhile.
+    /// As [`Manager::walk`].
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(NonNull<u8>) -> bool) {
         self.manager.walk(visit);
+    }
+
+    /// Whether a piece begins here that was handed out, or lies in a cache.
+    pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
+        self.manager.is_piece(piece)
+    }
+
+    /// Makes sure that `bytes` can be handed out without growing.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        self.manager.reserve(bytes)
+    }
+
+    /// As [`Manager::check`].
+    pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
+        self.manager.check(is_live)
     }
 
     /// The region of the first block, when this pool has blocks that are registered.
@@ -162,16 +172,19 @@ impl Pool {
     }
 
     pub(crate) fn info(&self) -> (PoolInfo, Vec<BlockInfo>) {
-        let holdings = self.manager.holdings();
+        let (holdings, counts) = (self.manager.holdings(), self.manager.counts());
         let pool = PoolInfo {
             name: self.name().to_owned(),
             manager: self.manager.name().to_owned(),
-            live_objects: self.live(),
-            allocations: self.allocations.load(Ordering::Relaxed),
-            allocated_bytes: self.bytes.load(Ordering::Relaxed),
+            live_objects: counts.allocations.saturating_sub(counts.drops),
+            allocations: counts.allocations,
+            allocated_bytes: counts.bytes,
             managed_bytes: holdings.managed,
             used_bytes: holdings.used,
             free_bytes: holdings.managed.saturating_sub(holdings.used),
+            cached_bytes: holdings.cached,
+            high_water_bytes: holdings.most_managed,
+            bookkeeping_bytes: holdings.bookkeeping,
             classes: holdings.classes,
         };
         let blocks = holdings.blocks.into_iter().map(|block| BlockInfo { pool: self.name().to_owned(), ..block });
