@@ -143,7 +143,7 @@ pub struct BlockInfo {
 pub struct RegistrationInfo {
     /// Registrations done since the start.
     pub done: u64,
-    /// Handles given without a registration of their own: what reuse saved.
+    /// Objects that were handed out registered without a registration of their own: what reuse saved.
     pub avoided: u64,
     /// Regions registered now.
     pub regions: u64,

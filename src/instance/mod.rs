@@ -99,6 +99,7 @@ impl Lunasa {
         start::alone(&config, Some(registrar))
     }
 
+    #[inline]
     fn watch(&self) -> &Watch {
         &self.parts.watch
     }
@@ -143,6 +144,7 @@ impl Lunasa {
     }
 
     /// Describes a new object; see [`ObjectBuilder`].
+    #[inline]
     pub fn object(&self) -> ObjectBuilder<'_> {
         ObjectBuilder::new(&self.watch().pools)
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
+use crate::object;
 use crate::pool::{Pool, Registration};
 use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
@@ -49,6 +50,7 @@ struct Prepared {
 }
 
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
+    object::choose_secret();
     let topology = Topology::discover()?;
     let registrar = registrar.unwrap_or_else(|| match settings.registrar {
         RegistrarKind::Auto | RegistrarKind::Host => Arc::new(HostRegistrar::new(settings.host_lock)),

@@ -52,7 +52,6 @@ impl Manager {
     }
 
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of the object it is for.
-    #[inline(always)]
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
         match self {
             Self::Tcmalloc(manager) => manager.allocate(len),
@@ -64,7 +63,6 @@ impl Manager {
     ///
     /// # Safety
     /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
-    #[inline(always)]
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
         match self {
             // SAFETY: the caller's promise.

@@ -75,31 +75,25 @@ pub(crate) struct Birth {
 
 static SECRET: AtomicU64 = AtomicU64::new(0);
 
-#[inline(always)]
-fn secret() -> u64 {
-    match SECRET.load(Ordering::Relaxed) {
-        0 => make_secret(),
-        secret => secret,
-    }
-}
-
-#[cold]
-fn make_secret() -> u64 {
-    let fresh = rand::random::<u64>() | 1;
-    SECRET.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
+/// Chooses the secret of this process's check words. To be called before the first object is made; later calls change
+/// nothing.
+pub(crate) fn choose_secret() {
+    // Losing the race leaves the winner's; either is as good.
+    let _ = SECRET.compare_exchange(0, rand::random::<u64>() | 1, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 impl Head {
     /// Makes these 64 bytes an object with one reference.
     #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
+        let (tag, owner) = (birth.serial << 8 | birth.flags, birth.owner.expose_provenance() as u64);
         self.counts.store(REFERENCE, Ordering::Relaxed);
-        self.tag.store(birth.serial << 8 | birth.flags, Ordering::Relaxed);
-        self.owner.store(birth.owner.expose_provenance() as u64, Ordering::Relaxed);
+        self.tag.store(tag, Ordering::Relaxed);
+        self.owner.store(owner, Ordering::Relaxed);
         self.capacity.store(birth.capacity, Ordering::Relaxed);
         self.extra.store(birth.extra, Ordering::Relaxed);
         self.set_shape(shape);
-        self.check.store(self.expected_check(), Ordering::Release);
+        self.check.store(self.check_of(tag, owner, birth.capacity, birth.extra), Ordering::Release);
     }
 
     /// The object is no more; late readers see it.
@@ -110,14 +104,19 @@ impl Head {
     /// Four products that do not wait for one another; a field that changed changes the sum, and nobody outside knows the
     /// secret.
     #[inline(always)]
-    fn expected_check(&self) -> u64 {
-        let tag = self.tag();
-        let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
+    fn check_of(&self, tag: u64, owner: u64, capacity: u64, extra: u64) -> u64 {
+        let extra = if tag & USER != 0 { extra } else { 0 };
         let sum = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ self.owner.load(Ordering::Relaxed).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
-            ^ self.capacity().wrapping_mul(0x1656_67b1_9e37_79f9)
+            ^ owner.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ capacity.wrapping_mul(0x1656_67b1_9e37_79f9)
             ^ extra.wrapping_mul(0x27d4_eb2f_1656_67c5);
-        (sum ^ secret() ^ std::ptr::from_ref(self).addr() as u64) | 1
+        (sum ^ SECRET.load(Ordering::Relaxed) ^ std::ptr::from_ref(self).addr() as u64) | 1
+    }
+
+    #[inline(always)]
+    fn expected_check(&self) -> u64 {
+        let (owner, extra) = (self.owner.load(Ordering::Relaxed), self.extra.load(Ordering::Relaxed));
+        self.check_of(self.tag(), owner, self.capacity(), extra)
     }
 
     /// Whether there is an object here and nothing that must not change was written over.
@@ -158,6 +157,7 @@ impl Head {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn set_shape(&self, shape: Shape) {
         self.type_id.store(shape.type_id, Ordering::Relaxed);
         self.meta_len.store(shape.meta_len, Ordering::Relaxed);

@@ -41,11 +41,25 @@ impl Ldo {
     /// # Safety
     /// The piece has [`HEAD`] bytes and what `birth` and `shape` say lies in it, is aligned to 64, and is nobody else's. The
     /// owner outlives the object. With the flag `USER`, `extra` is a leaked [`UserPart`].
+    #[inline(always)]
     pub(super) unsafe fn begin(piece: NonNull<u8>, birth: Birth, shape: Shape) -> Self {
         let head = piece.cast::<Head>();
         // SAFETY: in the piece, aligned, and any bits are valid for its atomics.
         unsafe { head.as_ref() }.begin(birth, shape);
         Self(head)
+    }
+
+    /// The fast path of making an ordinary object: from the thread's cache, if that has a piece. The sections fit the
+    /// capacity, and that the address space.
+    #[inline(never)]
+    pub(super) fn make_quickly(pool: &Pool, shape: Shape, capacity: usize) -> Option<Self> {
+        if memory::in_forked_child() {
+            return None;
+        }
+        let (piece, serial) = pool.take_cached(HEAD + capacity)?;
+        let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra: 0 };
+        // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
+        Some(unsafe { Self::begin(piece, birth, shape) })
     }
 
     fn head(&self) -> &Head {
@@ -283,7 +297,6 @@ impl Ldo {
         let (pool, part) = (self.pool()?, self.user_part()?);
         // SAFETY: the head's piece is handed out as long as the object lives.
         let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
-            pool.regions.count_avoided();
             region
         } else {
             let (len, current) = match part {
@@ -494,23 +507,34 @@ impl Drop for Ldo {
 ///
 /// # Safety
 /// Neither references nor pins are left.
-#[inline]
+#[inline(never)]
 unsafe fn destroy(at: NonNull<Head>) {
     // SAFETY: the piece is still handed out.
     let head = unsafe { at.as_ref() };
-    let extra = head.extra.load(Ordering::Relaxed);
-    match pool_of(head) {
-        // The common case: an ordinary object without a region of its own.
-        Ok(pool) if extra == 0 && !head.is_user() => {
-            let len = HEAD + head.capacity() as usize;
-            head.end();
-            // SAFETY: allocated with this length for this object, and nobody is left to use it.
-            unsafe { pool.release(at.cast(), len, None) };
-        }
-        // SAFETY: the caller's promise.
-        Ok(pool) => unsafe { destroy_registered(at, pool) },
-        Err(error) => tracing::error!("{error}"),
+    if !head.is_sound() {
+        return report_damaged(head);
     }
+    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+    let pool = unsafe { &*head.owner() };
+    if head.extra.load(Ordering::Relaxed) != 0 || head.is_user() {
+        // SAFETY: the caller's promise.
+        return unsafe { destroy_registered(at, pool) };
+    }
+    // The common case: an ordinary object without a region of its own.
+    let len = HEAD + head.capacity() as usize;
+    head.end();
+    // SAFETY: allocated with this length for this object, and nobody is left to use it.
+    unsafe {
+        if !pool.put_cached(at.cast(), len) {
+            pool.release(at.cast(), len, None);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn report_damaged(head: &Head) {
+    tracing::error!("{}", damaged(head));
 }
 
 /// As `destroy`, for an object with regions of its own, or with the program's memory.
@@ -518,6 +542,7 @@ unsafe fn destroy(at: NonNull<Head>) {
 /// # Safety
 /// Neither references nor pins are left; the head is sound, and `pool` its owner.
 #[cold]
+#[inline(never)]
 unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
     // SAFETY: the piece is still handed out.
     let head = unsafe { at.as_ref() };
@@ -540,7 +565,7 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
     // A region id that was written over names none, or one of another object: never end that.
     let region = region.filter(|&id| {
         pool.regions.get(id).is_none_or(|region| region.base == at.cast()) || {
-            tracing::error!("{}", damaged(head));
+            report_damaged(head);
             false
         }
     });

@@ -12,7 +12,7 @@ mod user;
 pub use builder::ObjectBuilder;
 pub(crate) use handle::Part;
 pub use handle::RemoteHandle;
-pub(crate) use head::{HEAD, Head, LOCAL};
+pub(crate) use head::{HEAD, Head, LOCAL, choose_secret};
 pub use ldo::Ldo;
 pub(crate) use ldo::PinnedObject;
 pub use list::{LeakGroup, LeakReport};

@@ -4,7 +4,7 @@
 //! `malloc`. The **lazy** pool's is registered when a handle is first asked for, and until its object is dropped.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ fn closed(what: &str) -> Error {
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
+const NO_MANAGER: usize = usize::MAX;
+
 /// A memory manager and a time of registration.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -41,13 +43,20 @@ pub(crate) struct Pool {
     /// Whether pieces are registered one by one, as they are handed out.
     piecewise: bool,
     closed: AtomicBool,
+    /// Number of the manager whose thread caches serve this pool directly; one that no manager has, when none may.
+    quick: AtomicUsize,
     registering: [Mutex<()>; STRIPES],
 }
 
 impl Pool {
     pub(crate) fn new(time: Registration, manager: Manager, regions: Arc<Regions>) -> Self {
+        let quick = match &manager {
+            Manager::Tcmalloc(manager) => manager.number(),
+            Manager::Malloc(_) => NO_MANAGER,
+        };
         let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
-        Self { time, piecewise, manager, regions, closed: AtomicBool::new(false), registering: Default::default() }
+        let (closed, quick) = (AtomicBool::new(false), AtomicUsize::new(quick));
+        Self { time, piecewise, manager, regions, closed, quick, registering: Default::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -57,9 +66,24 @@ impl Pool {
         }
     }
 
+    /// The fast path of [`Pool::allocate`], for a piece that needs no region of its own: from the thread's cache.
+    #[inline(always)]
+    pub(crate) fn take_cached(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+        tcmalloc::take_cached(self.quick.load(Ordering::Relaxed), len)
+    }
+
+    /// The fast path of [`Pool::release`], for a piece without a region of its own: into the thread's cache, if it has room.
+    ///
+    /// # Safety
+    /// As for [`Pool::release`].
+    #[inline(always)]
+    pub(crate) unsafe fn put_cached(&self, piece: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: the caller's promise; the number is that of this pool's manager, or nobody's.
+        unsafe { tcmalloc::put_cached(self.quick.load(Ordering::Relaxed), piece, len) }
+    }
+
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
     /// piece by piece.
-    #[inline(always)]
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
         if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
             return Err(closed("objects"));
@@ -82,7 +106,6 @@ impl Pool {
     ///
     /// # Safety
     /// The piece came from `allocate` of this pool with this length, and nobody uses it any more.
-    #[inline(always)]
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize, region: Option<RegionId>) {
         if let Some(region) = region
             && let Err(error) = self.regions.deregister(region)
@@ -114,7 +137,6 @@ impl Pool {
         let _one_at_a_time =
             self.registering[(base.as_ptr().addr() >> 6) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(region) = known(current.load(Ordering::Acquire)) {
-            self.regions.count_avoided();
             return Ok(region);
         }
         if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
@@ -130,6 +152,7 @@ impl Pool {
 
     /// From now on nothing is handed out.
     pub(crate) fn close(&self) {
+        self.quick.store(NO_MANAGER, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
     }
 
@@ -161,6 +184,11 @@ impl Pool {
     /// As [`Manager::check`].
     pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
         self.manager.check(is_live)
+    }
+
+    /// Objects that were handed out registered without a registration of their own.
+    pub(crate) fn avoided(&self) -> u64 {
+        if self.time == Registration::Eager && !self.piecewise { self.manager.counts().allocations } else { 0 }
     }
 
     /// The region of the first block, when this pool has blocks that are registered.

@@ -92,10 +92,24 @@ impl Cache {
         bump(&self.drops, 1);
     }
 
+    #[inline(always)]
+    fn magazine(&self, class: usize) -> &Magazine {
+        debug_assert!(class < COUNT);
+        // SAFETY: every class is below COUNT (`class_of` gives no other, as its test shows for all sizes).
+        unsafe { self.magazines.get_unchecked(class) }
+    }
+
+    /// Whether one more piece of the class fits. Owner only.
+    #[inline(always)]
+    pub(super) fn has_room(&self, class: usize) -> bool {
+        let magazine = self.magazine(class);
+        magazine.len.load(Ordering::Relaxed) < magazine.room.load(Ordering::Relaxed)
+    }
+
     /// Takes a piece. Owner only.
     #[inline(always)]
     pub(super) fn pop(&self, class: usize) -> Option<NonNull<u8>> {
-        let magazine = &self.magazines[class];
+        let magazine = self.magazine(class);
         let len = magazine.len.load(Ordering::Relaxed).checked_sub(1)?;
         magazine.len.store(len, Ordering::Relaxed);
         // SAFETY: slots below the length are filled, with addresses that are not null; only this thread uses them.
@@ -108,7 +122,7 @@ impl Cache {
     /// Puts a piece; false when there is no room. Owner only.
     #[inline(always)]
     pub(super) fn push(&self, class: usize, piece: NonNull<u8>) -> bool {
-        let magazine = &self.magazines[class];
+        let magazine = self.magazine(class);
         let len = magazine.len.load(Ordering::Relaxed);
         if len >= magazine.room.load(Ordering::Relaxed) {
             return false;

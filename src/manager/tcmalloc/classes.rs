@@ -41,6 +41,17 @@ pub(super) const fn size_of_class(class: usize) -> usize {
     base + (step + 1) * (base / STEPS)
 }
 
+/// [`size_of_class`], for where it must be quick.
+pub(super) static SIZES: [usize; COUNT] = {
+    let mut sizes = [0; COUNT];
+    let mut class = 0;
+    while class < COUNT {
+        sizes[class] = size_of_class(class);
+        class += 1;
+    }
+    sizes
+};
+
 /// Whether spans of this class hold one piece each.
 pub(super) const fn is_single(class: usize) -> bool {
     size_of_class(class) > SHARED

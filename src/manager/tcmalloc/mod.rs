@@ -29,7 +29,7 @@ pub(crate) use blocks::{BlockSource, block_name};
 use cache::Cache;
 pub(crate) use cache::Counts;
 use central::{Central, span_of};
-use classes::{COUNT, LARGEST, PAGE, batch_of_class, class_of, pages_of_class, size_of_class};
+use classes::{COUNT, LARGEST, PAGE, SIZES, batch_of_class, class_of, pages_of_class, size_of_class};
 use growth::{Growth, Keeper};
 use heap::Heap;
 use span::Use;
@@ -112,44 +112,71 @@ impl Tcmalloc {
         Ok(manager)
     }
 
+    /// This instance's number, by which [`take_cached`] and [`put_cached`] find the thread's cache of it.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
-    #[inline(always)]
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
-        if len <= LARGEST
-            && let Some(cache) = cache::mine(self.number)
-        {
-            let class = class_of(len);
-            if let Some(piece) = cache.pop(class) {
-                if len > cache::LARGE {
-                    cache.dismiss(size_of_class(class));
-                }
-                return Ok((piece, cache.count_in(len)));
-            }
+        match take_cached(self.number, len) {
+            Some(taken) => Ok(taken),
+            None => self.shared.allocate_slowly(len),
         }
-        self.shared.allocate_slowly(len)
     }
 
     /// Takes back a piece that was allocated with `len`.
     ///
     /// # Safety
     /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
-    #[inline(always)]
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
-        if len <= LARGEST
-            && let Some(cache) = cache::mine(self.number)
-        {
-            let class = class_of(len);
-            if len <= cache::LARGE && cache.push(class, piece) {
-                return cache.count_out(len);
-            }
+        // SAFETY: the caller's promise.
+        if !unsafe { put_cached(self.number, piece, len) } {
+            self.shared.release_slowly(piece, len);
         }
-        self.shared.release_slowly(piece, len);
     }
 
     /// Makes sure that `bytes` more can be handed out without growing, as far as fragmentation allows.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
         self.shared.reserve(bytes)
     }
+}
+
+/// The fast path of [`Tcmalloc::allocate`]: from this thread's cache of the manager of this number, if that has a piece.
+///
+/// The manager is alive, or the number is one that none has.
+#[inline(always)]
+pub(crate) fn take_cached(manager: usize, len: usize) -> Option<(NonNull<u8>, u64)> {
+    if len > LARGEST {
+        return None;
+    }
+    let (cache, class) = (cache::mine(manager)?, class_of(len));
+    let piece = cache.pop(class)?;
+    if len > cache::LARGE {
+        cache.dismiss(SIZES[class]);
+    }
+    Some((piece, cache.count_in(len)))
+}
+
+/// The fast path of [`Tcmalloc::release`]: into this thread's cache; false when that has no room.
+///
+/// # Safety
+/// As for [`Tcmalloc::release`], for the manager of this number.
+#[inline(always)]
+pub(crate) unsafe fn put_cached(manager: usize, piece: NonNull<u8>, len: usize) -> bool {
+    if len > LARGEST {
+        return false;
+    }
+    let Some(cache) = cache::mine(manager) else { return false };
+    let class = class_of(len);
+    if len > cache::LARGE && !(cache.has_room(class) && cache.admit(SIZES[class])) {
+        return false;
+    }
+    let kept = cache.push(class, piece);
+    if kept {
+        cache.count_out(len);
+    }
+    kept
 }
 
 impl Drop for Tcmalloc {
