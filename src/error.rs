@@ -87,9 +87,14 @@ impl fmt::Display for HandleFault {
         match self {
             Self::Malformed(why) => write!(f, "not a valid handle: {why}; was it sent whole, as plain bytes?"),
             Self::OtherRun => {
-                write!(f, "made by another run or another instance of Lunasa; handles end with the instance that made them")
+                write!(
+                    f,
+                    "made by another run or another instance of Lunasa; handles end with the instance that made them"
+                )
             }
-            Self::Stale(why) => write!(f, "stale: {why}; keep the object alive on its owner while peers use its handle"),
+            Self::Stale(why) => {
+                write!(f, "stale: {why}; keep the object alive on its owner while peers use its handle")
+            }
             Self::OutOfBounds(why) => write!(f, "out of bounds: {why}"),
             Self::ReadOnly => write!(f, "read-only; the owner must give out `handle_mut` for a peer to write"),
         }

@@ -1,2 +1,5 @@
 //! The command line of Lunasa.
-fn main() {}
+mod demo;
+fn main() {
+    demo::run()
+}
