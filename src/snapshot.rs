@@ -3,13 +3,13 @@
 //! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
 //! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the JSON that a [`Snapshot`] serializes to.
 pub const SCHEMA: u32 = 1;
 
 /// One rank at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Version of this schema: [`SCHEMA`].
     pub schema: u32,
@@ -28,7 +28,7 @@ pub struct Snapshot {
 }
 
 /// Who and where a rank is.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankInfo {
     /// Rank in the instance's communicator.
     pub rank: u32,
@@ -59,7 +59,7 @@ pub struct RankInfo {
 }
 
 /// One key of the configuration in force.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConfigEntry {
     /// The dotted key.
     pub key: String,
@@ -70,7 +70,7 @@ pub struct ConfigEntry {
 }
 
 /// One pool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolInfo {
     /// `eager` or `lazy`.
     pub name: String,
@@ -93,7 +93,7 @@ pub struct PoolInfo {
 }
 
 /// One size class of a pool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClassInfo {
     /// Bytes of one piece.
     pub size: u64,
@@ -106,7 +106,7 @@ pub struct ClassInfo {
 }
 
 /// One block of memory.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlockInfo {
     /// The pool it belongs to.
     pub pool: String,
@@ -131,7 +131,7 @@ pub struct BlockInfo {
 }
 
 /// What was registered.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RegistrationInfo {
     /// Registrations done since the start.
     pub done: u64,
@@ -144,7 +144,7 @@ pub struct RegistrationInfo {
 }
 
 /// What passed one route.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrafficInfo {
     /// `self`, `shm`, `verbs` or `mpi`.
     pub route: String,
@@ -165,7 +165,7 @@ pub struct TrafficInfo {
 }
 
 /// One rank as every other rank knows it, from the directory.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerInfo {
     /// Its rank.
     pub rank: u32,
@@ -178,7 +178,7 @@ pub struct PeerInfo {
 }
 
 /// One live object, as the pages list it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObjectInfo {
     /// Address of its data.
     pub address: u64,

@@ -1,2 +1,55 @@
-//! Programs that test Lunasa on several ranks.
-fn main() {}
+//! `lunasa-mpi-tests CASE [ARGS]`: the collective test cases; every rank of an MPI job runs this.
+//!
+//! A case that returns an error ends the whole job with it. A case that panics is left to Lunasa's own panic hook,
+//! because that is one of the things under test.
+
+mod cases;
+
+use mpi::Threading;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::Communicator;
+use std::error::Error;
+use std::process::ExitCode;
+
+/// A test that all ranks run together, with the arguments that follow its name.
+type Case = fn(&SimpleCommunicator, &[String]) -> Result<(), Box<dyn Error>>;
+
+/// The cases that the tests in `tests/` run with every number of ranks, on every bed: a new case is one line here.
+const CASES: &[(&str, Case)] = &[("hello", cases::hello::run), ("smoke", cases::smoke::run)];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = match arguments.split_first() {
+        Some((name, rest)) => (name.as_str(), rest),
+        None => ("--help", &[][..]),
+    };
+    match name {
+        "--list" => CASES.iter().for_each(|(name, _)| println!("{name}")),
+        "--library" => println!("{}", mpi::environment::library_version().unwrap_or_default()),
+        _ => match CASES.iter().find(|(known, _)| *known == name) {
+            Some((_, case)) => run(name, *case, rest),
+            None => {
+                let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
+                eprintln!(
+                    "lunasa-mpi-tests: no case {name:?}; usage: lunasa-mpi-tests CASE [ARGS] | --list | --library"
+                );
+                eprintln!("cases: {}", names.join(", "));
+                return ExitCode::from(2);
+            }
+        },
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs `case` between MPI's start and end; an error of this rank ends the job.
+fn run(name: &str, case: Case, arguments: &[String]) {
+    let Some((universe, _)) = mpi::initialize_with_threading(Threading::Multiple) else {
+        eprintln!("{name}: MPI was initialised before");
+        std::process::exit(1);
+    };
+    let world = universe.world();
+    if let Err(error) = case(&world, arguments) {
+        eprintln!("{name}: rank {} of {}: {error}", world.rank(), world.size());
+        world.abort(1);
+    }
+}

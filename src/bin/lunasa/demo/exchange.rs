@@ -46,7 +46,6 @@ pub struct Exchange<'a> {
 struct Link {
     face: Face,
     peer: i32,
-    bytes: u64,
     /// What the neighbour reads (fetch: my face) or writes (put: my ghosts), for even and odd steps.
     shown: [Ldo; 2],
     /// The other end of a transfer, for this rank alone: the ghosts (fetch) or my face (put).
@@ -77,8 +76,7 @@ impl<'a> Exchange<'a> {
         let received = trade_handles(world, &ends)?;
         let mut links = Vec::new();
         for ((face, peer, shown, _), theirs) in ends.into_iter().zip(received) {
-            let bytes = (face.cells(size) * size_of::<f64>()) as u64;
-            links.push(Link { face, peer, bytes, shown, own: face_object(lunasa, face, size)?, theirs });
+            links.push(Link { face, peer, shown, own: face_object(lunasa, face, size)?, theirs });
         }
         Ok(Self { world, lunasa, mode, threaded, links })
     }
@@ -93,7 +91,7 @@ impl<'a> Exchange<'a> {
                 }
                 self.meet(step)?;
                 for link in &mut self.links {
-                    self.lunasa.get(&link.theirs[side], 0..link.bytes, &mut link.own)?;
+                    self.lunasa.get(&link.theirs[side], .., &mut link.own)?;
                     block.write_ghosts(link.face, link.own.data()?);
                 }
             }

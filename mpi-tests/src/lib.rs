@@ -1,0 +1,5 @@
+//! Launches the programs that test Lunasa on several ranks, on the beds of `mpi-tests/lab`, and judges how they end.
+
+pub mod demo;
+pub mod launch;
+pub mod matrix;

@@ -1,0 +1,237 @@
+//! The table of keys, from which defaults, checks, documents and `configs/lunasa.toml` come, and the settings it fills.
+//!
+//! A new key is one row of the table and one field of [`Settings`], named as the key without `lunasa.` and with `_`
+//! for `.`; the tests then write the documents anew.
+
+use std::{net::IpAddr, path::PathBuf, sync::LazyLock, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind},
+    kind::Kind,
+    units::{self, GIB, KIB, MIB, TIB},
+};
+
+/// The value of every key, typed: a field per key. [`keys`] says what each may be and its default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The memory manager of the eager pool.
+    pub eager_memory_manager: ManagerKind,
+    /// The memory manager of the lazy pool.
+    pub lazy_memory_manager: ManagerKind,
+    /// Bytes of the first block of a pool; each further one is twice as large.
+    #[serde(with = "units::size")]
+    pub tcmalloc_min_system_alloc: usize,
+    /// Bytes at which blocks stop doubling; never below `tcmalloc_min_system_alloc`.
+    #[serde(with = "units::size")]
+    pub tcmalloc_max_system_alloc: usize,
+    /// What registers memory.
+    pub registrar: RegistrarKind,
+    /// Whether the host registrar locks (`mlock`) what it registers.
+    pub host_lock: bool,
+    /// The routes that may be used, the preferred one first; not empty, none twice.
+    pub routes: Vec<RouteKind>,
+    /// Bytes of the largest message of the `mpi` route.
+    #[serde(with = "units::size")]
+    pub mpi_piece: usize,
+    /// Pieces of one request that may be under way at once.
+    pub mpi_window: usize,
+    /// Who serves the requests of the `mpi` route.
+    pub mpi_progress: ProgressKind,
+    /// The longest sleep of an idle progress thread.
+    #[serde(with = "units::duration")]
+    pub mpi_idle: Duration,
+    /// Where blocks are placed.
+    pub numa_policy: NumaPolicy,
+    /// Whether blocks use huge pages.
+    pub memory_huge_pages: HugePages,
+    /// Threads that touch a new block; 0 is one per core near the block's node, at most 8.
+    pub memory_touch_threads: usize,
+    /// Whether a panic on this rank ends the whole job.
+    pub abort_on_panic: bool,
+    /// Whether this rank has an endpoint.
+    pub status_enabled: bool,
+    /// The port the endpoint asks for; 0 is any free one.
+    pub status_port: u16,
+    /// How many further ports are tried when that one is taken.
+    pub status_port_range: u16,
+    /// The address the endpoint binds to.
+    pub status_bind: IpAddr,
+    /// Who may ask the endpoint.
+    pub status_access: AccessKind,
+    /// Where the job's token file lies; none is `XDG_RUNTIME_DIR`, else `/tmp`.
+    #[serde(with = "units::path")]
+    pub status_directory: Option<PathBuf>,
+}
+
+/// What there is to know about one key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeySpec {
+    /// The key, dotted: `lunasa.mpi.piece`.
+    pub name: &'static str,
+    /// Its default, as TOML text: `"1 MiB"` with its quotes.
+    pub default: &'static str,
+    /// What it may be, in words.
+    pub allowed: String,
+    /// What it is for, in a sentence or two.
+    pub about: &'static str,
+    /// What holds a value to what is allowed.
+    pub(super) kind: Kind,
+}
+
+impl KeySpec {
+    /// The environment variable that sets this key: `LUNASA_MPI_PIECE`.
+    pub fn variable(&self) -> String {
+        self.name.to_uppercase().replace('.', "_")
+    }
+
+    /// The field of [`Settings`] that holds this key's value.
+    pub(super) fn field(&self) -> String {
+        self.name.trim_start_matches("lunasa.").replace('.', "_")
+    }
+}
+
+/// Every key there is, in the order of `configs/lunasa.toml`.
+///
+/// ```
+/// let piece = lunasa::config::keys().iter().find(|key| key.name == "lunasa.mpi.piece").unwrap();
+/// assert_eq!((piece.default, piece.variable().as_str()), ("\"1 MiB\"", "LUNASA_MPI_PIECE"));
+/// ```
+pub fn keys() -> &'static [KeySpec] {
+    &KEYS
+}
+
+static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
+    use Kind::{Address, Choice, Choices, Directory, Flag, Integer, Size};
+    let key = |name, default, kind: Kind, about| KeySpec { name, default, allowed: kind.allowed(), about, kind };
+    let port = 0..=i64::from(u16::MAX);
+    let idle = Duration::from_micros(10)..=Duration::from_millis(1);
+    vec![
+        key(
+            "lunasa.eager_memory_manager",
+            r#""tcmalloc""#,
+            Choice(ManagerKind::NAMES),
+            "The memory manager of the eager pool, whose memory is registered before it is handed out.",
+        ),
+        key(
+            "lunasa.lazy_memory_manager",
+            r#""malloc""#,
+            Choice(ManagerKind::NAMES),
+            "The memory manager of the lazy pool, whose memory is registered when a handle is first asked for.",
+        ),
+        key(
+            "lunasa.tcmalloc.min_system_alloc",
+            r#""64 MiB""#,
+            Size(MIB..=TIB),
+            "Size of a pool's first block; each further block is twice the one before.",
+        ),
+        key(
+            "lunasa.tcmalloc.max_system_alloc",
+            r#""1 GiB""#,
+            Size(MIB..=TIB),
+            "Where the doubling of blocks ends; not below lunasa.tcmalloc.min_system_alloc.",
+        ),
+        key(
+            "lunasa.registrar",
+            r#""auto""#,
+            Choice(RegistrarKind::NAMES),
+            "What registers memory: the best there is, or always Lunasa itself. The program's own is given in code.",
+        ),
+        key(
+            "lunasa.host.lock",
+            "false",
+            Flag,
+            "Whether the host registrar locks what it registers in memory (mlock, within RLIMIT_MEMLOCK).",
+        ),
+        key(
+            "lunasa.routes",
+            r#"["self", "shm", "mpi"]"#,
+            Choices(RouteKind::NAMES),
+            "The routes that may be used, the preferred one first.",
+        ),
+        key(
+            "lunasa.mpi.piece",
+            r#""1 MiB""#,
+            Size(4 * KIB..=GIB),
+            "The mpi route cuts what it moves into messages of this size.",
+        ),
+        key("lunasa.mpi.window", "4", Integer(1..=64), "Pieces of one request that may be under way at once."),
+        key(
+            "lunasa.mpi.progress",
+            r#""auto""#,
+            Choice(ProgressKind::NAMES),
+            "Who serves peers on the mpi route: a thread, or the program's calls; auto: a thread if MPI allows it.",
+        ),
+        key(
+            "lunasa.mpi.idle",
+            r#""500 us""#,
+            Kind::Duration(idle),
+            "The longest sleep of the progress thread when idle: longer spares the core, shorter answers sooner.",
+        ),
+        key(
+            "lunasa.numa.policy",
+            r#""local""#,
+            Choice(NumaPolicy::NAMES),
+            "Where blocks are placed: on the NUMA node near the rank's cores, or wherever the system puts them.",
+        ),
+        key(
+            "lunasa.memory.huge_pages",
+            r#""auto""#,
+            Choice(HugePages::NAMES),
+            "Huge pages for blocks: when there are some, never, or always (a block that gets none is an error).",
+        ),
+        key(
+            "lunasa.memory.touch_threads",
+            "0",
+            Integer(0..=256),
+            "Threads that touch a new block; 0: one per core near the block's node, at most 8.",
+        ),
+        key(
+            "lunasa.abort_on_panic",
+            "true",
+            Flag,
+            "Whether a panic on one rank ends the job at once, with its message.",
+        ),
+        key("lunasa.status.enabled", "true", Flag, "Whether each rank has an endpoint that shows it on a web page."),
+        key("lunasa.status.port", "1990", Integer(port.clone()), "The endpoint's port; 0: any free one."),
+        key(
+            "lunasa.status.port_range",
+            "1000",
+            Integer(port),
+            "When the port is taken, the next free one within so many is used.",
+        ),
+        key(
+            "lunasa.status.bind",
+            r#""127.0.0.1""#,
+            Address,
+            "The address the endpoint binds to; \"0.0.0.0\" lets other hosts reach it.",
+        ),
+        key(
+            "lunasa.status.access",
+            r#""token""#,
+            Choice(AccessKind::NAMES),
+            "Who may ask the endpoint: whoever has the job's token, or everybody who reaches it.",
+        ),
+        key(
+            "lunasa.status.directory",
+            r#""""#,
+            Directory,
+            "Where the file with the job's token is put; empty: XDG_RUNTIME_DIR, else /tmp.",
+        ),
+    ]
+});
+
+/// The text of `configs/lunasa.toml`: every key with its default, what it is for, and what is allowed.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Every key of Lunasa with its default. A copy needs only the lines that differ. See docs/configuration.md.\n\
+         # Generated from the table in src/config/keys.rs, and held against it by a test.\n",
+    );
+    for KeySpec { name, default, allowed, about, .. } in keys() {
+        text.push_str(&format!("\n# {about}\n# Allowed: {allowed}.\n{name} = {default}\n"));
+    }
+    text
+}

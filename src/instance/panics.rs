@@ -1,0 +1,47 @@
+//! A panic on a rank ends the job. Without this it would unwind into `MPI_Finalize` and leave all ranks waiting there.
+
+use std::io::Write;
+use std::panic;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{comm, memory, status};
+
+/// Instances that want it.
+static WATCHED: AtomicU32 = AtomicU32::new(0);
+static RANK: AtomicU32 = AtomicU32::new(0);
+
+/// As long as one lives, a panic ends the job.
+#[derive(Debug)]
+pub(super) struct Guard(());
+
+impl Guard {
+    pub(super) fn new(rank: u32) -> Self {
+        static INSTALL: Once = Once::new();
+        RANK.store(rank, Ordering::Relaxed);
+        WATCHED.fetch_add(1, Ordering::SeqCst);
+        INSTALL.call_once(|| {
+            let previous = panic::take_hook();
+            panic::set_hook(Box::new(move |panic| {
+                previous(panic);
+                let ours = WATCHED.load(Ordering::SeqCst) > 0;
+                if ours && !status::panics_are_contained() && !memory::in_forked_child() {
+                    let rank = RANK.load(Ordering::Relaxed);
+                    let mut out = std::io::stderr().lock();
+                    // Nothing is left to do when even this cannot be written.
+                    let _ = writeln!(out, "lunasa: rank {rank} panicked; ending the job (lunasa.abort_on_panic)");
+                    let _ = out.flush();
+                    drop(out);
+                    comm::abort_job(101);
+                }
+            }));
+        });
+        Self(())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        WATCHED.fetch_sub(1, Ordering::SeqCst);
+    }
+}

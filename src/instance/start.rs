@@ -1,0 +1,240 @@
+//! How an instance comes to be.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use mpi::traits::Communicator;
+use serde::{Deserialize, Serialize};
+
+use super::watch::Watch;
+use super::{Lunasa, Parts, panics};
+use crate::bootstrap::{self, Directory, Entry};
+use crate::comm::{self, Comm};
+use crate::config::{
+    AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
+};
+use crate::error::{Error, Result};
+use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc};
+use crate::memory;
+use crate::node_id::NodeId;
+use crate::pool::{Pool, Registration};
+use crate::registrar::{HostRegistrar, Regions, Registrar};
+use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
+use crate::topology::{Host, Topology};
+use crate::transfer::{MpiRoute, Transfers};
+
+/// What all ranks of a run share; made by rank 0.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Run {
+    id: u64,
+    token: String,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { id: rand::random(), token: status::new_token() }
+    }
+}
+
+/// What a rank can make by itself, before it knows the others.
+struct Prepared {
+    topology: Topology,
+    regions: Arc<Regions>,
+    pools: [Arc<Pool>; 2],
+    endpoint: Option<Endpoint>,
+    hooks: Hooks,
+    entry: Entry,
+}
+
+fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
+    let topology = Topology::discover()?;
+    let registrar = registrar.unwrap_or_else(|| match settings.registrar {
+        RegistrarKind::Auto | RegistrarKind::Host => Arc::new(HostRegistrar::new(settings.host_lock)),
+    });
+    let regions = Arc::new(Regions::new(registrar, run.id, rank)?);
+    let source = Arc::new(BlockSource {
+        run: run.id,
+        rank,
+        node: match settings.numa_policy {
+            NumaPolicy::Local => topology.local_node(),
+            NumaPolicy::None => None,
+        },
+        topology: topology.clone(),
+        huge_pages: settings.memory_huge_pages,
+        touch_threads: settings.memory_touch_threads,
+        regions: regions.clone(),
+        next: AtomicU32::new(0),
+    });
+    let pool = |time, kind| -> Result<Arc<Pool>> {
+        let manager = match kind {
+            ManagerKind::Malloc => Manager::Malloc(Malloc::default()),
+            ManagerKind::Tcmalloc => {
+                let (least, most) = (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc);
+                Manager::Tcmalloc(Tcmalloc::new(source.clone(), time == Registration::Eager, least, most)?)
+            }
+        };
+        Ok(Arc::new(Pool::new(time, manager, regions.clone())))
+    };
+    let pools = [
+        pool(Registration::Eager, settings.eager_memory_manager)?,
+        pool(Registration::Lazy, settings.lazy_memory_manager)?,
+    ];
+    let hooks = Hooks::new();
+    let endpoint = if settings.status_enabled {
+        let access = match settings.status_access {
+            AccessKind::Token => Access::Token(run.token.clone()),
+            AccessKind::Open => Access::Open,
+        };
+        let (bind, port, port_range) = (settings.status_bind, settings.status_port, settings.status_port_range);
+        Some(Endpoint::start(EndpointOptions { bind, port, port_range, access }, hooks.clone())?)
+    } else {
+        None
+    };
+    let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
+    let entry = Entry::new(node, regions.fd(), pools[0].first_region());
+    Ok(Prepared { topology, regions, pools, endpoint, hooks, entry })
+}
+
+/// The address by which others reach a socket that listens on all of them: that of the interface towards the outside.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    let (any, outside): (IpAddr, IpAddr) = match address {
+        SocketAddr::V4(_) => ([0, 0, 0, 0].into(), [192, 0, 2, 1].into()),
+        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED.into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()),
+    };
+    // Connecting a datagram socket sends nothing; it only chooses the interface. Both are addresses for documentation.
+    let chosen =
+        UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((outside, 9)).and_then(|()| socket.local_addr()));
+    let loopback: IpAddr = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    SocketAddr::new(chosen.map_or(loopback, |chosen| chosen.ip()), address.port())
+}
+
+fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) -> Result<Option<TokenFile>> {
+    let wanted = settings.status_enabled && settings.status_access == AccessKind::Token;
+    let first_here = directory.entry(rank).is_some_and(|entry| entry.place == 0);
+    if !wanted || !first_here {
+        return Ok(None);
+    }
+    TokenFile::create(settings.status_directory.as_deref(), &format!("{:016x}", run.id), &run.token).map(Some)
+}
+
+fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
+    if !settings.routes.contains(&RouteKind::Mpi) {
+        return Ok(false);
+    }
+    match settings.mpi_progress {
+        ProgressKind::Calls => Ok(false),
+        ProgressKind::Auto => Ok(comm.multiple()),
+        ProgressKind::Thread if comm.multiple() => Ok(true),
+        ProgressKind::Thread => Err(Error::Config(
+            "lunasa.mpi.progress is \"thread\", but this MPI gave less than MPI_THREAD_MULTIPLE; initialise MPI with it \
+             (mpi::initialize_with_threading, MPI_Init_thread), or set \"auto\" and call `progress` now and then"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Puts an instance together from its parts; nothing can fail any more.
+fn assemble(
+    prepared: Prepared,
+    directory: Directory,
+    resolved: Resolved,
+    run: Run,
+    token_file: Option<TokenFile>,
+    mpi: Option<Arc<MpiRoute>>,
+) -> Lunasa {
+    let Prepared { topology, regions, pools, endpoint, hooks, .. } = prepared;
+    let directory = Arc::new(directory);
+    let settings = &resolved.settings;
+    let described = mpi.as_ref().map_or("none".to_owned(), |mpi| {
+        let level = if mpi.comm().multiple() { "MPI_THREAD_MULTIPLE" } else { "less than MPI_THREAD_MULTIPLE" };
+        format!("{}, {level}", comm::library_version())
+    });
+    let panics = (mpi.is_some() && settings.abort_on_panic).then(|| panics::Guard::new(regions.rank()));
+    let token = (settings.status_access == AccessKind::Token).then_some(run.token);
+    let transfers = Transfers::new(settings.routes.clone(), regions.clone(), directory.clone(), mpi);
+    let watch = Arc::new(Watch {
+        transfers: Arc::new(transfers),
+        pools,
+        regions,
+        directory,
+        resolved,
+        topology,
+        started: Instant::now(),
+        mpi: described,
+    });
+    if let Some(endpoint) = &endpoint {
+        endpoint.set_source(watch.clone());
+    }
+    let parts = Parts { endpoint, token_file, token, hooks, _panics: panics, finished: false, watch };
+    Lunasa { parts: std::mem::ManuallyDrop::new(parts) }
+}
+
+pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> Result<Lunasa> {
+    memory::install_fork_guard();
+    let (host, resolved, run) = (Host::discover()?, config.resolve()?, Run::new());
+    let prepared = prepare(0, &run, &resolved.settings, registrar)?;
+    let directory = bootstrap::alone(&host, run.id, prepared.entry)?;
+    let token_file = token_file(&resolved.settings, &run, &directory, 0)?;
+    Ok(assemble(prepared, directory, resolved, run, token_file, None))
+}
+
+pub(super) fn with_mpi(
+    communicator: &impl Communicator,
+    config: &Config,
+    registrar: Option<Arc<dyn Registrar>>,
+) -> Result<Lunasa> {
+    memory::install_fork_guard();
+    let comm = Comm::duplicate(communicator)?;
+    let host = Host::discover();
+    let name = host.as_ref().map_or_else(|_| "unknown host".to_owned(), |host| host.name.clone());
+    match together(&comm, &name, host, config, registrar) {
+        Ok((prepared, directory, resolved, run, token_file)) => {
+            let (piece, window) = (resolved.settings.mpi_piece, resolved.settings.mpi_window);
+            let idle = resolved.settings.mpi_idle;
+            let by_thread = progress_by_thread(&comm, &resolved.settings);
+            let route = MpiRoute::new(comm, prepared.regions.clone(), piece, window);
+            let started = by_thread.and_then(|wanted| if wanted { route.start_thread(idle) } else { Ok(()) });
+            if let Err(error) = bootstrap::agree(route.comm(), &name, started) {
+                route.stop_thread();
+                route.free()?;
+                return Err(error);
+            }
+            Ok(assemble(prepared, directory, resolved, run, token_file, Some(route)))
+        }
+        Err(error) => {
+            // Every rank has this error, so every rank gets here.
+            if matches!(error, Error::Start { .. }) {
+                comm.free()?;
+            }
+            Err(error)
+        }
+    }
+}
+
+type Together = (Prepared, Directory, Resolved, Run, Option<TokenFile>);
+
+/// The collective part: each step is taken by all ranks, or by none.
+fn together(
+    comm: &Comm,
+    name: &str,
+    host: Result<Host>,
+    config: &Config,
+    registrar: Option<Arc<dyn Registrar>>,
+) -> Result<Together> {
+    let launched = bootstrap::check_launch(comm::world_size(), &comm::library_version());
+    let host = bootstrap::agree(comm, name, launched.and(host))?;
+    let resolved = bootstrap::agree_on_config(comm, name, config)?;
+    let made = if comm.rank() == 0 { serde_json::to_vec(&Run::new()) } else { Ok(Vec::new()) };
+    let broken = |error: serde_json::Error| Error::Launch(format!("the run's identity cannot be exchanged: {error}"));
+    let text = comm.broadcast(0, bootstrap::agree(comm, name, made.map_err(broken))?)?;
+    let run: Run = bootstrap::agree(comm, name, serde_json::from_slice(&text).map_err(broken))?;
+    let prepared = bootstrap::agree(comm, name, prepare(comm.rank(), &run, &resolved.settings, registrar))?;
+    let directory = bootstrap::exchange(comm, &host, run.id, prepared.entry)?;
+    let token_file = bootstrap::agree(comm, name, token_file(&resolved.settings, &run, &directory, comm.rank()))?;
+    Ok((prepared, directory, resolved, run, token_file))
+}

@@ -1,0 +1,69 @@
+//! The C library's malloc as a memory manager, with a list of what is handed out.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{ALIGN, Holdings};
+use crate::error::{Error, Result};
+
+const SHARDS: usize = 16;
+
+#[derive(Debug, Default)]
+pub(crate) struct Malloc {
+    /// Length of every piece, by address.
+    pieces: [Mutex<HashMap<usize, usize>>; SHARDS],
+}
+
+impl Malloc {
+    fn shard(&self, address: usize) -> MutexGuard<'_, HashMap<usize, usize>> {
+        self.pieces[(address >> 6) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn allocate(&self, len: usize) -> Result<NonNull<u8>> {
+        let refused = || Error::Memory(format!("malloc refused {len} bytes; see `free` and `ulimit -v`"));
+        let rounded = len.max(1).checked_next_multiple_of(ALIGN).ok_or_else(refused)?;
+        // SAFETY: the alignment is a power of two and divides the length.
+        let piece = unsafe { libc::aligned_alloc(ALIGN, rounded) };
+        // What it holds is somebody's old bytes, not "uninitialised" in the language's sense: hide where it came from.
+        let piece = NonNull::new(black_box(piece).cast::<u8>()).ok_or_else(refused)?;
+        self.shard(piece.as_ptr().addr()).insert(piece.as_ptr().addr(), rounded);
+        Ok(piece)
+    }
+
+    /// # Safety
+    /// As for [`super::Manager::release`].
+    pub(crate) unsafe fn release(&self, piece: NonNull<u8>) {
+        let address = piece.as_ptr().addr();
+        if self.shard(address).remove(&address).is_none() {
+            tracing::error!(
+                "released {address:#x}, which malloc did not hand out or which was released before; left alone"
+            );
+            return;
+        }
+        // SAFETY: it was in the list, so it came from aligned_alloc and was not freed since.
+        unsafe { libc::free(piece.as_ptr().cast()) };
+    }
+
+    pub(crate) fn walk(&self, visit: &mut dyn FnMut(NonNull<u8>) -> bool) {
+        for shard in &self.pieces {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for &address in shard.keys() {
+                let piece = NonNull::new(std::ptr::with_exposed_provenance_mut(address));
+                if !piece.is_none_or(&mut *visit) {
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn holdings(&self) -> Holdings {
+        let used = (self.pieces.iter())
+            .map(|shard| {
+                shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|&len| len as u64).sum::<u64>()
+            })
+            .sum();
+        Holdings { managed: used, used, ..Holdings::default() }
+    }
+}

@@ -1,0 +1,151 @@
+//! Blocks of a manager: where they come from, and which one an address lies in.
+
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use crate::error::Result;
+use crate::memory::{self, BlockRequest, HugePages};
+use crate::registrar::{Backing, Region, Regions};
+use crate::topology::Topology;
+
+/// Blocks begin and end at multiples of this, so that no two share an entry of the map below.
+pub(crate) const GRANULE: usize = 1 << GRANULE_BITS;
+const GRANULE_BITS: u32 = 21;
+
+/// Makes blocks for all pools of one rank.
+#[derive(Debug)]
+pub(crate) struct BlockSource {
+    pub run: u64,
+    pub rank: u32,
+    pub topology: Topology,
+    pub node: Option<u32>,
+    pub huge_pages: HugePages,
+    pub touch_threads: usize,
+    pub regions: Arc<Regions>,
+    pub next: AtomicU32,
+}
+
+/// The name of a block's memfd, which proves to peers that they opened the right one.
+pub(crate) fn block_name(run: u64, rank: u32, number: u32) -> String {
+    format!("lunasa-{run:016x}-{rank}-block-{number}")
+}
+
+/// A block and its registration.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Unmapped by `Drop`, unless its registration could not be ended.
+    memory: ManuallyDrop<memory::Block>,
+    number: u32,
+    region: Option<Region>,
+    regions: Arc<Regions>,
+}
+
+impl BlockSource {
+    /// Maps a block of at least `len` bytes and registers it if wanted.
+    pub(crate) fn make(&self, len: usize, register: bool) -> Result<Arc<Block>> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let memory = memory::Block::map(&BlockRequest {
+            name: &block_name(self.run, self.rank, number),
+            len: len.next_multiple_of(GRANULE),
+            node: self.node,
+            huge_pages: self.huge_pages,
+            touch_threads: self.touch_threads,
+            topology: &self.topology,
+        })?;
+        let mut block =
+            Block { memory: ManuallyDrop::new(memory), number, region: None, regions: self.regions.clone() };
+        if register {
+            let (base, len, backing) = (block.base(), block.len(), block.backing(block.base().as_ptr().addr()));
+            // SAFETY: mapped above; unmapped only after the deregistration in `Drop`.
+            block.region = Some(unsafe { self.regions.register(base, len, Some(backing)) }?);
+        }
+        let block = Arc::new(block);
+        map_block(&block, Arc::as_ptr(&block));
+        Ok(block)
+    }
+}
+
+impl Block {
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.memory.base()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    pub(crate) fn report(&self) -> &memory::BlockReport {
+        self.memory.report()
+    }
+
+    pub(crate) fn region(&self) -> Option<Region> {
+        self.region
+    }
+
+    /// How a peer maps memory of this block, from an address in it.
+    pub(crate) fn backing(&self, address: usize) -> Backing {
+        let offset = address - self.base().as_ptr().addr();
+        Backing { fd: self.memory.fd(), block: self.number, len: self.len(), offset }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        map_block(self, std::ptr::null());
+        if let Some(region) = self.region.take()
+            && let Err(error) = self.regions.deregister(region.id)
+        {
+            tracing::error!("{error}; the block's memory stays mapped");
+            return;
+        }
+        // SAFETY: dropped once, here.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
+    }
+}
+
+// The map from addresses to blocks: two levels over 48 bits of address, 2 MiB a step, for all managers of the process.
+
+const LEAF_BITS: u32 = 14;
+const ROOT_BITS: u32 = 48 - GRANULE_BITS - LEAF_BITS;
+type Leaf = [AtomicPtr<Block>; 1 << LEAF_BITS];
+static ROOT: [AtomicPtr<Leaf>; 1 << ROOT_BITS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 1 << ROOT_BITS];
+
+fn map_block(block: &Block, entry: *const Block) {
+    let first = block.base().as_ptr().addr();
+    for address in (first..first + block.len()).step_by(GRANULE) {
+        let root = &ROOT[address >> (GRANULE_BITS + LEAF_BITS)];
+        let mut leaf = root.load(Ordering::Acquire);
+        if leaf.is_null() {
+            let fresh = Box::into_raw(Box::new([const { AtomicPtr::new(std::ptr::null_mut()) }; 1 << LEAF_BITS]));
+            match root.compare_exchange(leaf, fresh, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => leaf = fresh,
+                Err(other) => {
+                    // SAFETY: made above and not published.
+                    drop(unsafe { Box::from_raw(fresh) });
+                    leaf = other;
+                }
+            }
+        }
+        // SAFETY: a leaf that was published is never freed.
+        let leaf = unsafe { &*leaf };
+        leaf[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].store(entry.cast_mut(), Ordering::Release);
+    }
+}
+
+/// The block that an address lies in, of whatever manager; null when in none.
+///
+/// The block may be used as long as the caller knows something in it to be handed out.
+pub(crate) fn block_at(address: usize) -> *const Block {
+    if address >> 48 != 0 {
+        return std::ptr::null();
+    }
+    let leaf = ROOT[address >> (GRANULE_BITS + LEAF_BITS)].load(Ordering::Acquire);
+    if leaf.is_null() {
+        return std::ptr::null();
+    }
+    // SAFETY: a leaf that was published is never freed.
+    let leaf = unsafe { &*leaf };
+    leaf[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].load(Ordering::Acquire)
+}

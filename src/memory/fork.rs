@@ -1,0 +1,35 @@
+//! Knowing, without a system call, that this process is a forked child of one that used Lunasa.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+static INSTALL: Once = Once::new();
+
+/// Makes [`in_forked_child`] true in every process forked from this one from now on. Calling it again does nothing.
+pub fn install_fork_guard() {
+    INSTALL.call_once(|| {
+        // SAFETY: the handler only stores to an atomic, which is allowed in the child of a process with many threads.
+        let code = unsafe { libc::pthread_atfork(None, None, Some(mark_child)) };
+        if code != 0 {
+            // Only memory for the handler's record can be missing; without the guard, forking is as it is without Lunasa.
+            tracing::warn!("pthread_atfork failed with error {code}: a forked child will not find Lunasa closed");
+        }
+    });
+}
+
+/// Whether this process was forked from one that had called [`install_fork_guard`]: it shares that process's blocks, but
+/// is no rank, and must leave registrations alone. One load from memory.
+///
+/// ```
+/// lunasa::memory::install_fork_guard();
+/// assert!(!lunasa::memory::in_forked_child());
+/// ```
+#[inline]
+pub fn in_forked_child() -> bool {
+    IN_CHILD.load(Ordering::Relaxed)
+}
+
+extern "C" fn mark_child() {
+    IN_CHILD.store(true, Ordering::Relaxed);
+}

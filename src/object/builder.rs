@@ -1,0 +1,165 @@
+//! How objects are made: sizes, type, pool, capacity.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::head::{Birth, HEAD, META_IN_USER, Shape, USER};
+use super::ldo::Ldo;
+use super::types::TypeId;
+use super::user::{UserMemory, UserPart};
+use crate::error::{Error, Result};
+use crate::pool::{Pool, Registration};
+
+/// Describes an object before it is allocated; [`ObjectBuilder::data`], [`ObjectBuilder::data_of`] and
+/// [`ObjectBuilder::user`] allocate it.
+///
+/// ```
+/// # use lunasa::{Config, Lunasa};
+/// # let lunasa = Lunasa::local(Config::new().ignore_environment().set("lunasa.status.enabled", false)?)?;
+/// let object = lunasa.object().type_id("particles").meta(64).data_of::<f64>(1000)?;
+/// assert_eq!((object.meta_len(), object.data_len()), (64, 8000));
+/// # Ok::<(), lunasa::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "nothing is allocated before `data`, `data_of` or `user`"]
+pub struct ObjectBuilder<'a> {
+    pools: &'a [Arc<Pool>; 2],
+    time: Registration,
+    type_id: TypeId,
+    meta: usize,
+    capacity: usize,
+    zeroed: bool,
+}
+
+impl<'a> ObjectBuilder<'a> {
+    pub(crate) fn new(pools: &'a [Arc<Pool>; 2]) -> Self {
+        Self { pools, time: Registration::Eager, type_id: TypeId(0), meta: 0, capacity: 0, zeroed: false }
+    }
+
+    /// Its type: a number or a name.
+    pub fn type_id(self, type_id: impl Into<TypeId>) -> Self {
+        Self { type_id: type_id.into(), ..self }
+    }
+
+    /// Bytes of metadata, in front of the data: up to 4 GiB - 1. For a typed view of the data behind them, a multiple of
+    /// the type's alignment.
+    pub fn meta(self, bytes: usize) -> Self {
+        Self { meta: bytes, ..self }
+    }
+
+    /// Bytes that metadata and data together may grow to; at least what they have.
+    pub fn capacity(self, bytes: usize) -> Self {
+        Self { capacity: bytes, ..self }
+    }
+
+    /// From the lazy pool: registered when a handle is first asked for.
+    pub fn lazy(self) -> Self {
+        Self { time: Registration::Lazy, ..self }
+    }
+
+    /// Metadata and data begin as zeros; otherwise they hold whatever was there before.
+    pub fn zeroed(self) -> Self {
+        Self { zeroed: true, ..self }
+    }
+
+    /// Allocates the object with that many bytes of data.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
+    /// limit, [`Error::Closed`] after finish.
+    pub fn data(self, bytes: usize) -> Result<Ldo> {
+        let (pool, meta_len) = (self.pool(), self.meta_len()?);
+        let too_large = || {
+            let (meta, capacity) = (self.meta, self.capacity);
+            Error::Object(format!(
+                "metadata of {meta} and data of {bytes} bytes (capacity {capacity}) exceed the address space"
+            ))
+        };
+        let sections = self.meta.checked_add(bytes).ok_or_else(too_large)?;
+        let capacity = sections.max(self.capacity);
+        let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
+        let (piece, serial, region) = pool.allocate(total)?;
+        let extra = region.map_or(0, |region| region.id.pack());
+        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
+        let shape = Shape { type_id: self.type_id.0, meta_len, data_len: bytes as u64 };
+        // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
+        let mut object = unsafe { Ldo::begin(piece, birth, shape) };
+        if self.zeroed {
+            object.wipe()?;
+        }
+        Ok(object)
+    }
+
+    /// Allocates the object with room for `count` values of `T` as data. They hold whatever was there before, which for
+    /// such a type is some value.
+    ///
+    /// # Errors
+    /// As for [`ObjectBuilder::data`].
+    pub fn data_of<T: FromBytes + IntoBytes>(self, count: usize) -> Result<Ldo> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| {
+            Error::Object(format!("{count} values of {} bytes exceed the address space", size_of::<T>()))
+        })?;
+        self.data(bytes)
+    }
+
+    /// A user object: the program's memory becomes its data; headers and metadata are allocated beside it.
+    ///
+    /// # Errors
+    /// As for [`ObjectBuilder::data`]; the memory has then gone back through its cleanup function.
+    pub fn user(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
+        let memory = memory.into();
+        let data_len = memory.len();
+        self.user_object(memory, self.meta, data_len, USER)
+    }
+
+    /// A user object whose metadata (the first `meta` bytes, as set before) and data both lie in the program's memory; only
+    /// the headers are allocated.
+    ///
+    /// # Errors
+    /// As for [`ObjectBuilder::user`], and [`Error::Object`] when the memory is shorter than the metadata.
+    pub fn user_with_meta(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
+        let memory = memory.into();
+        let (meta, len) = (self.meta, memory.len());
+        let data_len = len
+            .checked_sub(meta)
+            .ok_or_else(|| Error::Object(format!("{meta} bytes of metadata do not fit user memory of {len} bytes")))?;
+        self.user_object(memory, 0, data_len, USER | META_IN_USER)
+    }
+
+    fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
+        let (pool, meta_len) = (self.pool(), self.meta_len()?);
+        let piece_len = HEAD + in_piece;
+        let (piece, serial, region) = pool.allocate(piece_len)?;
+        let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
+        let capacity = (in_piece + memory.len()) as u64;
+        let part = Box::new(UserPart { memory, region: AtomicU64::new(0), piece_region, piece_len });
+        let extra = Box::into_raw(part).expose_provenance() as u64;
+        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags, capacity, extra };
+        let shape = Shape { type_id: self.type_id.0, meta_len, data_len: data_len as u64 };
+        // SAFETY: a fresh piece of the pool, of HEAD and the metadata, aligned to 64; the user part was leaked for it.
+        let mut object = unsafe { Ldo::begin(piece, birth, shape) };
+        if self.time == Registration::Eager {
+            object.register()?;
+        }
+        if self.zeroed {
+            object.wipe()?;
+        }
+        Ok(object)
+    }
+
+    fn pool(&self) -> &'a Arc<Pool> {
+        &self.pools[self.time as usize]
+    }
+
+    fn meta_len(&self) -> Result<u32> {
+        u32::try_from(self.meta).map_err(|_| {
+            Error::Object(format!(
+                "metadata of {} bytes; the limit is {} (4 GiB - 1): put it with the data",
+                self.meta,
+                u32::MAX
+            ))
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! The 64 bytes in front of every object: the local header (48 bytes), then the header (16 bytes) that travels with it.
+//!
+//! ```text
+//!  0 check      hash of the fields that never change, of the address and of a secret; 0 when there is no object
+//!  8 counts     references (low half), and pins by transfers that serve the object to a peer (high half)
+//! 16 tag        serial number of the object << 8 | flags
+//! 24 owner      its pool
+//! 32 capacity   bytes that metadata and data may take
+//! 40 extra      the region of its own (0: none); of a user object, its user part
+//! 48 type_id, meta_len (4 bytes each)
+//! 56 data_len
+//! ```
+//!
+//! A peer can write here by mistake. So every field is read as an atomic, nothing is followed before the check word was
+//! seen to fit, and lengths are held against the capacity.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::pool::Pool;
+
+#[cfg(target_endian = "big")]
+compile_error!("the header travels as it lies in memory, little-endian; Lunasa runs on little-endian machines");
+
+/// Bytes of both headers.
+pub(crate) const HEAD: usize = 64;
+/// Bytes of the local header.
+pub(crate) const LOCAL: usize = 48;
+
+/// Flag of an object whose data lie in the program's memory.
+pub(crate) const USER: u64 = 1;
+/// Flag of a user object whose metadata lie there too, in front of the data.
+pub(crate) const META_IN_USER: u64 = 2;
+
+const REFERENCE: u64 = 1;
+const PIN: u64 = 1 << 32;
+/// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
+const MOST: u32 = u32::MAX / 2;
+
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Head {
+    check: AtomicU64,
+    counts: AtomicU64,
+    tag: AtomicU64,
+    owner: AtomicU64,
+    capacity: AtomicU64,
+    pub extra: AtomicU64,
+    type_id: AtomicU32,
+    meta_len: AtomicU32,
+    data_len: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Head>() == HEAD && std::mem::offset_of!(Head, type_id) == LOCAL);
+
+/// The sections' sizes and the type: the header, as a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub type_id: u32,
+    pub meta_len: u32,
+    pub data_len: u64,
+}
+
+/// What an object is made with, and keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birth {
+    pub owner: *const Pool,
+    pub serial: u64,
+    pub flags: u64,
+    pub capacity: u64,
+    pub extra: u64,
+}
+
+fn secret() -> u64 {
+    static SECRET: AtomicU64 = AtomicU64::new(0);
+    match SECRET.load(Ordering::Relaxed) {
+        0 => {
+            let fresh = rand::random::<u64>() | 1;
+            SECRET.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
+        }
+        secret => secret,
+    }
+}
+
+impl Head {
+    /// Makes these 64 bytes an object with one reference.
+    pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
+        self.counts.store(REFERENCE, Ordering::Relaxed);
+        self.tag.store(birth.serial << 8 | birth.flags, Ordering::Relaxed);
+        self.owner.store(birth.owner.expose_provenance() as u64, Ordering::Relaxed);
+        self.capacity.store(birth.capacity, Ordering::Relaxed);
+        self.extra.store(birth.extra, Ordering::Relaxed);
+        self.set_shape(shape);
+        self.check.store(self.expected_check(), Ordering::Release);
+    }
+
+    /// The object is no more; late readers see it.
+    pub(crate) fn end(&self) {
+        self.check.store(0, Ordering::Release);
+    }
+
+    fn expected_check(&self) -> u64 {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let tag = self.tag();
+        let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
+        let mut hash = secret() ^ std::ptr::from_ref(self).addr() as u64;
+        for word in [tag, self.owner.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed), extra] {
+            hash = (hash ^ word).wrapping_mul(ODD);
+            hash ^= hash >> 32;
+        }
+        hash | 1
+    }
+
+    /// Whether there is an object here and nothing that must not change was written over.
+    pub(crate) fn is_sound(&self) -> bool {
+        let check = self.check.load(Ordering::Acquire);
+        check != 0 && check == self.expected_check()
+    }
+
+    /// Whether there is no object here at all.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.check.load(Ordering::Acquire) == 0
+    }
+
+    /// Serial number and flags.
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_user(&self) -> bool {
+        self.tag() & USER != 0
+    }
+
+    /// The pool. To be followed only when the head is sound.
+    pub(crate) fn owner(&self) -> *const Pool {
+        std::ptr::with_exposed_provenance(self.owner.load(Ordering::Relaxed) as usize)
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            type_id: self.type_id.load(Ordering::Relaxed),
+            meta_len: self.meta_len.load(Ordering::Relaxed),
+            data_len: self.data_len.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn set_shape(&self, shape: Shape) {
+        self.type_id.store(shape.type_id, Ordering::Relaxed);
+        self.meta_len.store(shape.meta_len, Ordering::Relaxed);
+        self.data_len.store(shape.data_len, Ordering::Relaxed);
+    }
+
+    /// Whether the sections fit the capacity, as they always do unless somebody wrote over the header.
+    pub(crate) fn fits(&self, shape: Shape) -> bool {
+        shape.data_len.checked_add(u64::from(shape.meta_len)).is_some_and(|sum| sum <= self.capacity())
+    }
+
+    /// References held by the program.
+    pub(crate) fn references(&self) -> u32 {
+        self.counts.load(Ordering::Acquire) as u32
+    }
+
+    pub(crate) fn add_reference(&self) {
+        if self.counts.fetch_add(REFERENCE, Ordering::Relaxed) as u32 > MOST {
+            std::process::abort();
+        }
+    }
+
+    /// Whether that was the last of everything: then the object must be destroyed by the caller.
+    pub(crate) fn drop_reference(&self) -> bool {
+        self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) == REFERENCE
+    }
+
+    /// Keeps the object of this tag from being destroyed, without counting as a reference. False when it is gone.
+    pub(crate) fn pin(&self, tag: u64) -> bool {
+        let mut counts = self.counts.load(Ordering::Relaxed);
+        loop {
+            if self.is_vacant() || self.tag() != tag || counts as u32 == 0 {
+                return false;
+            }
+            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => counts = now,
+            }
+        }
+    }
+
+    /// As [`Head::drop_reference`], for a pin.
+    pub(crate) fn unpin(&self) -> bool {
+        self.counts.fetch_sub(PIN, Ordering::AcqRel) == PIN
+    }
+}

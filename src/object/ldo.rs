@@ -1,0 +1,601 @@
+//! [`Ldo`]: one pointer to an object; clones share it, and the last one gives the memory back.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::handle::{Origin, RemoteHandle};
+use super::head::{Birth, HEAD, Head, META_IN_USER, Shape};
+use super::section::{Layout, Section, Segment, Segments};
+use super::types::TypeId;
+use super::user::UserPart;
+use crate::error::{Error, HandleFault, Result};
+use crate::memory;
+use crate::pool::{Pool, Registration};
+use crate::registrar::{Region, RegionId, Regions};
+
+/// A Lunasa Data Object.
+///
+/// One pointer wide and atomically reference-counted, as [`std::sync::Arc`] is: a clone is another reference to the same
+/// object, and changing it needs the only one. What its bytes are is up to the program; a fresh object holds whatever its
+/// memory held before.
+pub struct Ldo(NonNull<Head>);
+
+// SAFETY: the counts are atomic, shared access only reads, and changes need the only reference.
+unsafe impl Send for Ldo {}
+// SAFETY: as above.
+unsafe impl Sync for Ldo {}
+
+/// Where the sections lie: address and length.
+#[derive(Clone, Copy)]
+struct Sections {
+    meta: (*mut u8, usize),
+    data: (*mut u8, usize),
+}
+
+impl Ldo {
+    /// Makes an object of a fresh piece.
+    ///
+    /// # Safety
+    /// The piece has [`HEAD`] bytes and what `birth` and `shape` say lies in it, is aligned to 64, and is nobody else's. The
+    /// owner outlives the object. With the flag `USER`, `extra` is a leaked [`UserPart`].
+    pub(super) unsafe fn begin(piece: NonNull<u8>, birth: Birth, shape: Shape) -> Self {
+        let head = piece.cast::<Head>();
+        // SAFETY: in the piece, aligned, and any bits are valid for its atomics.
+        unsafe { head.as_ref() }.begin(birth, shape);
+        Self(head)
+    }
+
+    fn head(&self) -> &Head {
+        // SAFETY: alive as long as there is a reference, which `self` is.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn pool(&self) -> Result<&Pool> {
+        pool_of(self.head())
+    }
+
+    fn user_part(&self) -> Result<Option<&UserPart>> {
+        user_part_of(self.head())
+    }
+
+    /// Its type.
+    pub fn type_id(&self) -> TypeId {
+        TypeId(self.head().shape().type_id)
+    }
+
+    /// Bytes of metadata.
+    pub fn meta_len(&self) -> usize {
+        self.head().shape().meta_len as usize
+    }
+
+    /// Bytes of data.
+    pub fn data_len(&self) -> usize {
+        self.head().shape().data_len as usize
+    }
+
+    /// Bytes that metadata and data together may take.
+    pub fn capacity(&self) -> usize {
+        self.head().capacity() as usize
+    }
+
+    /// References to the object, this one included.
+    pub fn references(&self) -> u32 {
+        self.head().references()
+    }
+
+    /// Whether its data lie in memory that the program brought.
+    pub fn is_user(&self) -> bool {
+        self.head().is_user()
+    }
+
+    /// Whether both are references to the same object.
+    pub fn ptr_eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
+    fn sections(&self) -> Result<Sections> {
+        sections_of(self.head())
+    }
+
+    /// The metadata as values of `T`.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when their length is no multiple of `T`'s size or their address none of its alignment.
+    pub fn meta<T: FromBytes + Immutable>(&self) -> Result<&[T]> {
+        // SAFETY: shared access; those who may change the bytes have the only reference (or promised, by `handle_mut`).
+        unsafe { typed(self.sections()?.meta, Section::Meta) }
+    }
+
+    /// The data as values of `T`.
+    ///
+    /// # Errors
+    /// As for [`Ldo::meta`].
+    pub fn data<T: FromBytes + Immutable>(&self) -> Result<&[T]> {
+        // SAFETY: as in `meta`.
+        unsafe { typed(self.sections()?.data, Section::Data) }
+    }
+
+    /// The metadata, to be changed.
+    ///
+    /// # Errors
+    /// As for [`Ldo::meta`], and when there are other references.
+    pub fn meta_mut<T: FromBytes + IntoBytes>(&mut self) -> Result<&mut [T]> {
+        self.must_be_unique("change the metadata of")?;
+        // SAFETY: the only reference, borrowed mutably.
+        unsafe { typed_mut(self.sections()?.meta, Section::Meta) }
+    }
+
+    /// The data, to be changed.
+    ///
+    /// # Errors
+    /// As for [`Ldo::meta_mut`].
+    pub fn data_mut<T: FromBytes + IntoBytes>(&mut self) -> Result<&mut [T]> {
+        self.must_be_unique("change the data of")?;
+        // SAFETY: the only reference, borrowed mutably.
+        unsafe { typed_mut(self.sections()?.data, Section::Data) }
+    }
+
+    /// Where the data are, for memory that a peer may be writing meanwhile (see [`Ldo::handle_mut`]): use volatile or
+    /// atomic access, no slices.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when the header was damaged.
+    pub fn data_ptr(&self) -> Result<(*mut u8, usize)> {
+        Ok(self.sections()?.data)
+    }
+
+    /// Metadata and data of a fresh ordinary object, where they lie one behind the other.
+    pub(crate) fn body_mut(&mut self) -> Result<(*mut u8, usize)> {
+        let Sections { meta, data } = self.sections()?;
+        Ok((meta.0, meta.1 + data.1))
+    }
+
+    /// Whether this is the only reference.
+    pub fn is_unique(&self) -> bool {
+        self.references() == 1
+    }
+
+    fn must_be_unique(&self, what: &str) -> Result<()> {
+        if self.is_unique() {
+            return Ok(());
+        }
+        let others = self.references().saturating_sub(1);
+        Err(Error::Object(format!(
+            "to {what} an object takes its only reference, and there are {others} others; drop them, or `deep_copy` it"
+        )))
+    }
+
+    /// Sets the type.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when there are other references.
+    pub fn set_type_id(&mut self, type_id: impl Into<TypeId>) -> Result<()> {
+        self.must_be_unique("change the type of")?;
+        self.head().set_shape(Shape { type_id: type_id.into().0, ..self.head().shape() });
+        Ok(())
+    }
+
+    /// Changes the sizes of metadata and data within the capacity. The data keep their contents, as far as they fit; what
+    /// is new holds whatever was there before. Handles made earlier become stale for `fetch`.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when there are other references, or when the sizes exceed the capacity.
+    pub fn resize(&mut self, meta: usize, data: usize) -> Result<()> {
+        self.must_be_unique("resize")?;
+        let before = self.sections()?;
+        let shape = self.head().shape();
+        let too_large = |room: String| {
+            Error::Object(format!(
+                "metadata of {meta} and data of {data} bytes do not fit {room}; allocate with `.capacity(…)`"
+            ))
+        };
+        let meta_len = u32::try_from(meta).map_err(|_| too_large("4 GiB - 1 of metadata".to_owned()))?;
+        let both = meta.checked_add(data).ok_or_else(|| too_large("the address space".to_owned()))?;
+        match self.user_part()? {
+            Some(part) if self.head().tag() & META_IN_USER == 0 => {
+                let (meta_room, data_room) = (part.piece_len - HEAD, part.memory.len());
+                if meta > meta_room || data > data_room {
+                    return Err(too_large(format!("{meta_room} + {data_room} bytes of a user object")));
+                }
+            }
+            _ if both > self.capacity() => return Err(too_large(format!("the capacity of {} bytes", self.capacity()))),
+            _ => {}
+        }
+        self.head().set_shape(Shape { meta_len, data_len: data as u64, ..shape });
+        let after = self.sections()?;
+        // SAFETY: both ranges lie in memory of this object, which is ours alone; they may overlap.
+        unsafe { std::ptr::copy(before.data.0, after.data.0, before.data.1.min(data)) };
+        Ok(())
+    }
+
+    /// Sets metadata and data to zero.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when there are other references.
+    pub fn wipe(&mut self) -> Result<()> {
+        self.meta_mut::<u8>()?.fill(0);
+        self.data_mut::<u8>()?.fill(0);
+        Ok(())
+    }
+
+    /// A new object of the same pool with the same type, metadata and data. A user object's copy is an ordinary one.
+    ///
+    /// # Errors
+    /// As for [`super::ObjectBuilder::data`].
+    pub fn deep_copy(&self) -> Result<Self> {
+        let (pool, shape) = (self.pool()?, self.head().shape());
+        let from = self.sections()?;
+        let capacity = (shape.meta_len as usize + shape.data_len as usize).max(self.capacity());
+        let (piece, serial, region) = pool.allocate(HEAD + capacity)?;
+        let extra = region.map_or(0, |region| region.id.pack());
+        let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
+        // SAFETY: a fresh piece of that many bytes.
+        let copy = unsafe { Self::begin(piece, birth, shape) };
+        let to = copy.sections()?;
+        // SAFETY: each pair has the same length (one shape), in different objects.
+        unsafe {
+            memory::copy(from.meta.0, to.meta.0, from.meta.1);
+            memory::copy(from.data.0, to.data.0, from.data.1);
+        }
+        Ok(copy)
+    }
+
+    /// Whether type, metadata and data are equal.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when a header was damaged.
+    pub fn deep_eq(&self, other: &Self) -> Result<bool> {
+        Ok(self.head().shape() == other.head().shape()
+            && self.meta::<u8>()? == other.meta::<u8>()?
+            && self.data::<u8>()? == other.data::<u8>()?)
+    }
+
+    /// Whether its memory is registered: a handle costs nothing more then.
+    pub fn is_registered(&self) -> bool {
+        let known = |word: &std::sync::atomic::AtomicU64, pool: &Pool| {
+            let id = RegionId::unpack(word.load(std::sync::atomic::Ordering::Acquire));
+            id.is_some_and(|id| pool.regions.get(id).is_some())
+        };
+        // SAFETY: the head's piece is handed out as long as the object lives.
+        let in_block = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) }.is_some();
+        match (self.pool(), self.user_part()) {
+            (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
+            (Ok(pool), Ok(Some(part))) => {
+                known(&part.region, pool) && (known(&part.piece_region, pool) || in_block(pool))
+            }
+            _ => false,
+        }
+    }
+
+    /// Registers its memory now, if it is not yet.
+    ///
+    /// # Errors
+    /// [`Error::Registration`] with the limit that was hit; the object stays as it was.
+    pub fn register(&self) -> Result<()> {
+        self.regions().map(drop)
+    }
+
+    /// The regions of the piece and of the program's memory, registered if they were not.
+    fn regions(&self) -> Result<(Region, Option<Region>)> {
+        let (pool, part) = (self.pool()?, self.user_part()?);
+        // SAFETY: the head's piece is handed out as long as the object lives.
+        let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
+            pool.regions.count_avoided();
+            region
+        } else {
+            let (len, current) = match part {
+                Some(part) => (part.piece_len, &part.piece_region),
+                None => (HEAD + self.capacity(), &self.head().extra),
+            };
+            // SAFETY: destroying the object deregisters what `current` says, then releases the piece.
+            unsafe { pool.register_once(self.0.cast(), len, current) }?
+        };
+        let user_region = match part {
+            // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
+            Some(part) if !part.memory.is_empty() => {
+                Some(unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?)
+            }
+            _ => None,
+        };
+        Ok((piece_region, user_region))
+    }
+
+    /// The segments of a section: what a scatter/gather list or a message of the program's own needs. Registers the object
+    /// if it is not registered yet.
+    ///
+    /// # Errors
+    /// [`Error::Registration`] when that fails.
+    pub fn segments(&self, section: Section) -> Result<Segments> {
+        let (piece_region, user_region) = self.regions()?;
+        let layout = layout_of(self.head())?;
+        let (start, len) = layout.section(section);
+        let [(in_piece, piece_len), (in_user, user_len)] = layout.cut(start, len);
+        let piece_offset = self.0.as_ptr().addr() - piece_region.base().addr();
+        let segment = |region: Region, offset: usize, len: u64| {
+            (len > 0).then_some(Segment { region, offset, len: len as usize })
+        };
+        let user = user_region.and_then(|region| segment(region, in_user as usize, user_len));
+        Ok(Segments::new(segment(piece_region, piece_offset + in_piece as usize, piece_len), user))
+    }
+
+    /// A handle by which any rank can read this object. Registers it if it is not registered yet.
+    ///
+    /// Peers read what the bytes are at that moment; to let them read something consistent is up to the program's own
+    /// messages, as with any one-sided access.
+    ///
+    /// # Errors
+    /// [`Error::Registration`] when registering fails, [`Error::Closed`] after finish.
+    pub fn handle(&self) -> Result<RemoteHandle> {
+        self.make_handle(false)
+    }
+
+    /// A handle by which any rank can also write this object's metadata and data.
+    ///
+    /// # Errors
+    /// As for [`Ldo::handle`].
+    ///
+    /// # Safety
+    /// While a peer may write through the handle, no slice of the written section ([`Ldo::data`], [`Ldo::data_mut`] and their
+    /// like) is alive in this process: order the accesses by messages, or use [`Ldo::data_ptr`].
+    pub unsafe fn handle_mut(&self) -> Result<RemoteHandle> {
+        self.make_handle(true)
+    }
+
+    fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
+        let pool = self.pool()?;
+        if pool.is_closed() {
+            return Err(Error::Closed("no more handles after finish".to_owned()));
+        }
+        let (piece, user) = self.regions()?;
+        let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
+        Ok(RemoteHandle::new(&Origin {
+            rank: pool.regions.rank(),
+            run: pool.regions.run(),
+            tag: self.head().tag(),
+            shape: self.head().shape(),
+            piece: (piece, self.0.as_ptr().addr() as u64),
+            user: user.map(|region| (region, user_base)),
+            writable,
+        }))
+    }
+
+    /// Which pool it is of.
+    ///
+    /// # Errors
+    /// [`Error::Object`] when the header was damaged.
+    pub fn registration(&self) -> Result<Registration> {
+        Ok(self.pool()?.time)
+    }
+}
+
+fn damaged(head: &Head) -> Error {
+    let address = std::ptr::from_ref(head).addr();
+    Error::Object(format!(
+        "the local header at {address:#x} was written over (by a peer's put beyond its target, or by a stray pointer); its \
+         memory is left alone"
+    ))
+}
+
+fn pool_of(head: &Head) -> Result<&Pool> {
+    if !head.is_sound() {
+        return Err(damaged(head));
+    }
+    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+    Ok(unsafe { &*head.owner() })
+}
+
+fn user_part_of(head: &Head) -> Result<Option<&UserPart>> {
+    if !head.is_user() {
+        return Ok(None);
+    }
+    if !head.is_sound() {
+        return Err(damaged(head));
+    }
+    let extra = head.extra.load(std::sync::atomic::Ordering::Relaxed) as usize;
+    // SAFETY: sound and flagged, so this is the part leaked for the object, which lives as long.
+    Ok(Some(unsafe { &*std::ptr::with_exposed_provenance::<UserPart>(extra) }))
+}
+
+fn layout_of(head: &Head) -> Result<Layout> {
+    let shape = head.shape();
+    Layout::new(shape.meta_len, shape.data_len, head.is_user(), head.tag() & META_IN_USER != 0)
+        .ok_or_else(|| damaged(head))
+}
+
+fn sections_of(head: &Head) -> Result<Sections> {
+    let shape = head.shape();
+    if !head.fits(shape) {
+        return Err(damaged(head));
+    }
+    let (meta_len, data_len) = (shape.meta_len as usize, shape.data_len as usize);
+    // SAFETY: the head is followed by its metadata (if any lies in the piece), so this is at most one past the end.
+    let behind = unsafe { std::ptr::from_ref(head).cast::<u8>().cast_mut().add(HEAD) };
+    let Some(part) = user_part_of(head)? else {
+        return Ok(Sections {
+            meta: (behind, meta_len),
+            // SAFETY: both sections fit the capacity, which the piece has behind the head.
+            data: (unsafe { behind.add(meta_len) }, data_len),
+        });
+    };
+    let (user, room) = (part.memory.base().as_ptr(), part.memory.len());
+    if head.tag() & META_IN_USER != 0 {
+        // SAFETY: both sections fit the capacity, which is the user memory's length.
+        return Ok(Sections { meta: (user, meta_len), data: (unsafe { user.add(meta_len) }, data_len) });
+    }
+    if meta_len > part.piece_len - HEAD || data_len > room {
+        return Err(damaged(head));
+    }
+    Ok(Sections { meta: (behind, meta_len), data: (user, data_len) })
+}
+
+fn misfit<T>(len: usize, section: Section) -> Error {
+    let (size, align, name) = (size_of::<T>(), align_of::<T>(), std::any::type_name::<T>());
+    Error::Object(format!(
+        "{len} bytes of {section} cannot be seen as values of {name}: their length must be a multiple of {size} and their \
+         address one of {align} (data begin right behind the metadata)"
+    ))
+}
+
+fn elements<T>(at: *const u8, len: usize, section: Section) -> Result<usize> {
+    let size = size_of::<T>();
+    if size == 0 || len % size != 0 || !at.addr().is_multiple_of(align_of::<T>()) {
+        return Err(misfit::<T>(len, section));
+    }
+    Ok(len / size)
+}
+
+/// # Safety
+/// The range is mapped, and nobody writes there as long as the slice lives.
+unsafe fn typed<'a, T: FromBytes + Immutable>((at, len): (*mut u8, usize), section: Section) -> Result<&'a [T]> {
+    let count = elements::<T>(at, len, section)?;
+    // SAFETY: size and alignment were checked, any bytes are valid for T, and the caller promises the rest.
+    Ok(unsafe { std::slice::from_raw_parts(at.cast(), count) })
+}
+
+/// # Safety
+/// The range is mapped, and nobody else reads or writes there as long as the slice lives.
+unsafe fn typed_mut<'a, T: FromBytes + IntoBytes>(
+    (at, len): (*mut u8, usize),
+    section: Section,
+) -> Result<&'a mut [T]> {
+    let count = elements::<T>(at, len, section)?;
+    // SAFETY: size and alignment were checked, any bytes are valid for T and T's for bytes, and the caller promises the rest.
+    Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), count) })
+}
+
+impl Clone for Ldo {
+    fn clone(&self) -> Self {
+        // A forked child shares the memory with its parent: it must not count there.
+        if !memory::in_forked_child() {
+            self.head().add_reference();
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for Ldo {
+    fn drop(&mut self) {
+        if !memory::in_forked_child() && self.head().drop_reference() {
+            // SAFETY: that was the last of everything.
+            unsafe { destroy(self.0) };
+        }
+    }
+}
+
+/// Gives everything back.
+///
+/// # Safety
+/// Neither references nor pins are left.
+unsafe fn destroy(head: NonNull<Head>) {
+    let piece = head.cast::<u8>();
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { head.as_ref() };
+    let pool = match pool_of(head) {
+        Ok(pool) => pool,
+        Err(error) => {
+            tracing::error!("{error}");
+            return;
+        }
+    };
+    let extra = head.extra.load(std::sync::atomic::Ordering::Acquire);
+    let (len, region) = if head.is_user() {
+        // SAFETY: sound and flagged, so leaked for this object; taken back once, here.
+        let part = unsafe { Box::<UserPart>::from_raw(std::ptr::with_exposed_provenance_mut(extra as usize)) };
+        if let Some(id) = RegionId::unpack(part.region.load(std::sync::atomic::Ordering::Acquire))
+            && let Err(error) = pool.regions.deregister(id)
+        {
+            tracing::error!("{error}; the program's {} bytes are not given back", part.memory.len());
+            std::mem::forget(part);
+            return;
+        }
+        let own = RegionId::unpack(part.piece_region.load(std::sync::atomic::Ordering::Acquire));
+        (part.piece_len, own)
+    } else {
+        (HEAD + head.capacity() as usize, RegionId::unpack(extra))
+    };
+    // A region id that was written over names none, or one of another object: never end that.
+    let region = region.filter(|&id| {
+        pool.regions.get(id).is_none_or(|region| region.base == piece) || {
+            tracing::error!("{}", damaged(head));
+            false
+        }
+    });
+    head.end();
+    // SAFETY: allocated with this length for this object, and nobody is left to use it.
+    unsafe { pool.release(piece, len, region) };
+}
+
+/// An object of this rank that is kept alive while it is served to a peer.
+#[derive(Debug)]
+pub(crate) struct PinnedObject(NonNull<Head>);
+
+// SAFETY: a pin may be dropped on any thread; counts are atomic.
+unsafe impl Send for PinnedObject {}
+
+impl PinnedObject {
+    /// The object that a handle names, if it is alive and as the handle says.
+    pub(crate) fn acquire(regions: &Regions, handle: &RemoteHandle) -> Result<Self> {
+        let at = handle.head();
+        let gone =
+            || HandleFault::Stale("the region it points into is not registered any more, or is smaller".to_owned());
+        let dropped = || HandleFault::Stale("the object was dropped by its owner".to_owned());
+        let head = NonNull::new(std::ptr::with_exposed_provenance_mut::<Head>(at.address as usize))
+            .filter(|head| head.is_aligned())
+            .ok_or_else(|| HandleFault::Malformed("the object's address is not aligned".to_owned()))?;
+        let pinned = regions.with(at.id, at.address, at.len, || {
+            // SAFETY: in a region that stays registered, hence mapped, meanwhile; any bits are valid for its atomics.
+            let head = unsafe { head.as_ref() };
+            head.is_sound() && head.pin(handle.tag())
+        });
+        if !pinned.ok_or_else(gone)? {
+            return Err(dropped().into());
+        }
+        let pinned = Self(head);
+        if pinned.head().shape() != handle.shape() {
+            return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
+        }
+        Ok(pinned)
+    }
+
+    fn head(&self) -> &Head {
+        // SAFETY: pinned.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Where `len` bytes from `offset` of the handle's section are: addresses and lengths.
+    pub(crate) fn ranges(&self, handle: &RemoteHandle, offset: u64, len: u64) -> Result<[(*mut u8, usize); 2]> {
+        handle.locate(offset, len)?;
+        let (start, _) = handle.section_range()?;
+        let [(in_piece, piece_len), (in_user, user_len)] = layout_of(self.head())?.cut(start + offset, len);
+        let user = user_part_of(self.head())?.map_or(std::ptr::null_mut(), |part| part.memory.base().as_ptr());
+        let piece = self.0.as_ptr().cast::<u8>();
+        Ok([
+            (piece.wrapping_add(in_piece as usize), piece_len as usize),
+            (user.wrapping_add(in_user as usize), user_len as usize),
+        ])
+    }
+}
+
+impl Drop for PinnedObject {
+    fn drop(&mut self) {
+        if self.head().unpin() {
+            // SAFETY: that was the last of everything.
+            unsafe { destroy(self.0) };
+        }
+    }
+}
+
+impl fmt::Debug for Ldo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_user() { "user, " } else { "" };
+        let time = match self.registration() {
+            Ok(Registration::Eager) => "eager",
+            Ok(Registration::Lazy) => "lazy",
+            Err(_) => "damaged",
+        };
+        let (meta, data) = (self.meta_len(), self.data_len());
+        write!(f, "Ldo({}, {kind}{time}, {meta} + {data} bytes, {} references)", self.type_id(), self.references())
+    }
+}

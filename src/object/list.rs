@@ -1,0 +1,157 @@
+//! What is alive: the list for the pages, and the report at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ptr::NonNull;
+
+use super::head::{Head, Shape};
+use super::types::TypeId;
+use crate::pool::Pool;
+use crate::registrar::RegionId;
+use crate::snapshot::ObjectInfo;
+
+/// What a live piece shows.
+enum Found<'a> {
+    Object(&'a Head, Shape),
+    Damaged,
+}
+
+fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
+    pool.walk(&mut |piece: NonNull<u8>| {
+        let address = piece.as_ptr().addr();
+        // SAFETY: the walk's pieces stay handed out meanwhile, begin with a head, and any bits are valid for its atomics.
+        let head = unsafe { piece.cast::<Head>().as_ref() };
+        // Between being handed out and becoming an object a piece holds anything: look again before calling it damaged.
+        for _ in 0..1000 {
+            if head.is_vacant() {
+                return true;
+            }
+            if head.is_sound() {
+                return visit(address, Found::Object(head, head.shape()));
+            }
+            std::hint::spin_loop();
+        }
+        visit(address, Found::Damaged)
+    });
+}
+
+/// At most `limit` live objects of a pool.
+pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
+    let mut objects = Vec::new();
+    walk(pool, &mut |address, found| {
+        if objects.len() == limit {
+            return false;
+        }
+        objects.push(match found {
+            Found::Object(head, shape) => {
+                let own = RegionId::unpack(head.extra.load(std::sync::atomic::Ordering::Relaxed));
+                // SAFETY: the piece stays handed out meanwhile.
+                let in_block = unsafe { pool.block_region(address) }.is_some();
+                ObjectInfo {
+                    address: (address + super::HEAD + shape.meta_len as usize) as u64,
+                    kind: if head.is_user() { "user" } else { "ordinary" }.to_owned(),
+                    type_id: shape.type_id,
+                    type_name: TypeId(shape.type_id).name().map(str::to_owned),
+                    meta_bytes: u64::from(shape.meta_len),
+                    data_bytes: shape.data_len,
+                    references: head.references(),
+                    registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
+                }
+            }
+            Found::Damaged => ObjectInfo {
+                address: address as u64,
+                kind: "damaged".to_owned(),
+                type_id: 0,
+                type_name: None,
+                meta_bytes: 0,
+                data_bytes: 0,
+                references: 0,
+                registered: false,
+            },
+        });
+        true
+    });
+    objects
+}
+
+/// Objects of one type and size that are still alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeakGroup {
+    /// Their pool: `eager` or `lazy`.
+    pub pool: &'static str,
+    /// Their type.
+    pub type_id: TypeId,
+    /// Bytes of metadata of each.
+    pub meta_len: usize,
+    /// Bytes of data of each.
+    pub data_len: usize,
+    /// How many there are.
+    pub objects: u64,
+}
+
+/// What was still alive at the end, by pool, type and size.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeakReport {
+    /// The groups, largest total first.
+    pub groups: Vec<LeakGroup>,
+    /// Objects whose local header was written over.
+    pub damaged: u64,
+}
+
+impl LeakReport {
+    /// Objects still alive, damaged ones included.
+    pub fn objects(&self) -> u64 {
+        self.groups.iter().map(|group| group.objects).sum::<u64>() + self.damaged
+    }
+
+    /// Bytes of metadata and data in them.
+    pub fn bytes(&self) -> u64 {
+        self.groups.iter().map(LeakGroup::bytes).sum()
+    }
+}
+
+impl LeakGroup {
+    fn bytes(&self) -> u64 {
+        self.objects * (self.meta_len as u64 + self.data_len as u64)
+    }
+}
+
+impl fmt::Display for LeakReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} objects alive, {} bytes", self.objects(), self.bytes())?;
+        for group in &self.groups {
+            let LeakGroup { pool, type_id, meta_len, data_len, objects } = group;
+            write!(f, "\n  {objects} x {type_id}, {pool}, {meta_len} + {data_len} bytes")?;
+        }
+        if self.damaged > 0 {
+            write!(f, "\n  {} with a damaged header", self.damaged)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is alive in these pools.
+pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport {
+    let mut report = LeakReport::default();
+    for pool in pools {
+        let mut groups: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
+        walk(pool, &mut |_, found| {
+            match found {
+                Found::Object(_, shape) => {
+                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len)).or_default() += 1
+                }
+                Found::Damaged => report.damaged += 1,
+            }
+            true
+        });
+        report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len), objects)| LeakGroup {
+            pool: pool.name(),
+            type_id: TypeId(type_id),
+            meta_len: meta_len as usize,
+            data_len: data_len as usize,
+            objects,
+        }));
+    }
+    report.groups.sort_by_key(|group| std::cmp::Reverse(group.bytes()));
+    report
+}

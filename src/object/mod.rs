@@ -1,0 +1,22 @@
+//! Lunasa Data Objects: reference-counted pieces of network memory with a header, metadata and data.
+
+mod builder;
+mod handle;
+mod head;
+mod ldo;
+mod list;
+mod section;
+mod types;
+mod user;
+
+pub use builder::ObjectBuilder;
+pub(crate) use handle::Part;
+pub use handle::RemoteHandle;
+pub(crate) use head::{HEAD, Head, LOCAL};
+pub use ldo::Ldo;
+pub(crate) use ldo::PinnedObject;
+pub use list::{LeakGroup, LeakReport};
+pub(crate) use list::{leaks, list};
+pub use section::{Section, Segment, Segments};
+pub use types::TypeId;
+pub use user::UserMemory;

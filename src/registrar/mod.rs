@@ -1,0 +1,58 @@
+//! What registers memory: pins it, tells the device of it, gets keys; and the table of what is registered now.
+//!
+//! - [`HostRegistrar`]: no device; Lunasa issues the keys and checks them itself, and may lock the pages.
+//! - [`CallbackRegistrar`]: the program's own pin and unpin functions (the original's `RegisterPinUnpin`).
+//! - `Regions`: every registered range with its keys and a generation, in memory that peers on this host can read.
+
+mod callback;
+mod host;
+mod regions;
+
+use std::fmt;
+use std::ptr::NonNull;
+
+pub use callback::CallbackRegistrar;
+pub use host::HostRegistrar;
+pub use regions::Region;
+pub(crate) use regions::{Backing, PeerRegions, RegionId, Regions};
+
+use crate::error::Result;
+
+/// The keys that a registration gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RegionKeys {
+    /// What a local work request names the memory by (`lkey`).
+    pub local: u32,
+    /// What a remote one names it by (`rkey`).
+    pub remote: u32,
+    /// Whatever the registrar needs to find the registration again.
+    pub cookie: u64,
+}
+
+/// Registers and deregisters memory.
+///
+/// # Safety
+/// An implementation must not write to the memory it registers, and after `deregister` returned `Ok` nothing may use the
+/// memory on behalf of that registration.
+pub unsafe trait Registrar: Send + Sync + fmt::Debug {
+    /// Its name, for people: `host`, `verbs`, the program's own.
+    fn name(&self) -> &str;
+
+    /// Registers `len` bytes from `base`.
+    ///
+    /// # Errors
+    /// The system's or the device's refusal, with the limit that was hit and what to change.
+    ///
+    /// # Safety
+    /// The range is mapped, and stays so until it was deregistered.
+    unsafe fn register(&self, base: NonNull<u8>, len: usize) -> Result<RegionKeys>;
+
+    /// Ends a registration.
+    ///
+    /// # Errors
+    /// The memory may then still be in use by the device; Lunasa keeps it mapped.
+    ///
+    /// # Safety
+    /// The three are those of one call to [`Registrar::register`] that was not ended before.
+    unsafe fn deregister(&self, base: NonNull<u8>, len: usize, keys: RegionKeys) -> Result<()>;
+}

@@ -1,0 +1,211 @@
+//! The `mpi` route: messages on Lunasa's communicator, served by the owner's progress.
+//!
+//! When MPI gives `MPI_THREAD_MULTIPLE`, a thread of ours serves: eagerly after a request, then ever more seldom, so that
+//! an idle rank is left alone. Otherwise requests are served inside Lunasa's own calls and by `Lunasa::progress`.
+
+mod client;
+mod server;
+mod wire;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use client::Exchange;
+pub(crate) use client::Operation;
+use server::Server;
+
+use super::{Direction, Local, Traffic};
+use crate::comm::Comm;
+use crate::error::{Error, Result};
+use crate::object::{Ldo, RemoteHandle};
+use crate::registrar::Regions;
+
+/// The route of one rank.
+#[derive(Debug)]
+pub(crate) struct MpiRoute {
+    comm: Comm,
+    regions: Arc<Regions>,
+    piece: usize,
+    window: usize,
+    traffic: Traffic,
+    server: Mutex<Server>,
+    /// Requests of this rank that are under way.
+    active: Mutex<Vec<Arc<Mutex<Exchange>>>>,
+    slots: Mutex<Slots>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    free: Vec<u32>,
+    used: u32,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exchange")
+    }
+}
+
+impl MpiRoute {
+    pub(crate) fn new(comm: Comm, regions: Arc<Regions>, piece: usize, window: usize) -> Arc<Self> {
+        let (traffic, server, active, slots) = Default::default();
+        let (thread, stop) = (Mutex::new(None), AtomicBool::new(false));
+        Arc::new(Self { comm, regions, piece, window, traffic, server, active, slots, thread, stop })
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    pub(crate) fn comm(&self) -> &Comm {
+        &self.comm
+    }
+
+    /// Starts the thread that serves; it sleeps at most `idle` at a time.
+    pub(crate) fn start_thread(self: &Arc<Self>, idle: Duration) -> Result<()> {
+        let route = self.clone();
+        let thread = std::thread::Builder::new().name("lunasa-progress".to_owned()).spawn(move || route.serve(idle));
+        let thread = thread.map_err(|error| {
+            Error::Launch(format!("the progress thread cannot be started: {error}; see `ulimit -u`, or set lunasa.mpi.progress = \"calls\""))
+        })?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    fn serve(&self, idle: Duration) {
+        const EAGER: u32 = 200;
+        const SHORTEST: Duration = Duration::from_micros(5);
+        let mut quiet = 0u32;
+        while !self.stop.load(Ordering::Acquire) {
+            quiet = if self.progress() { 0 } else { quiet.saturating_add(1) };
+            if quiet < EAGER {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep((SHORTEST * (quiet - EAGER + 1).min(1 << 16)).min(idle));
+            }
+        }
+    }
+
+    /// Serves peers and moves on this rank's own requests, without waiting; whether anything happened.
+    pub(crate) fn progress(&self) -> bool {
+        if !self.comm.may_call() {
+            return false;
+        }
+        let mut busy = match self.server.try_lock() {
+            Ok(mut server) => server.step(self).unwrap_or_else(|error| {
+                tracing::error!("serving peers: {error}");
+                false
+            }),
+            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::Poisoned(_)) => return false,
+        };
+        if let Ok(mut active) = self.active.try_lock() {
+            active.retain(|exchange| match exchange.try_lock() {
+                Ok(mut exchange) => {
+                    let done = exchange.advance(self);
+                    busy |= done;
+                    !done
+                }
+                Err(_) => true,
+            });
+        }
+        busy
+    }
+
+    /// # Safety
+    /// As for [`super::Transfers::start`].
+    pub(super) unsafe fn start(
+        self: &Arc<Self>,
+        direction: Direction,
+        handle: &RemoteHandle,
+        offset: u64,
+        local: Local,
+        keep: Option<Ldo>,
+    ) -> Result<Operation> {
+        let peer = handle.rank();
+        if !self.comm.may_call() {
+            let reason =
+                "this MPI was not initialised with MPI_THREAD_MULTIPLE, so only the thread that initialised it may \
+                          use the mpi route"
+                    .to_owned();
+            return Err(Error::Transfer { peer, reason });
+        }
+        // Checked before a slot is taken, so that a refusal costs nothing.
+        handle.locate(offset, local.len as u64)?;
+        let slot = self.take_slot(peer)?;
+        // SAFETY: the caller's promise.
+        let exchange =
+            Arc::new(Mutex::new(unsafe { Exchange::begin(self, slot, direction, handle, offset, local, keep) }?));
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).push(exchange.clone());
+        Ok(Operation::new(self.clone(), exchange))
+    }
+
+    fn take_slot(&self, peer: u32) -> Result<u32> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.free.pop() {
+            return Ok(slot);
+        }
+        if slots.used == wire::SLOTS {
+            let reason = format!("{} requests are under way, the most there can be; wait for some", wire::SLOTS);
+            return Err(Error::Transfer { peer, reason });
+        }
+        slots.used += 1;
+        Ok(slots.used - 1)
+    }
+
+    fn give_slot(&self, slot: u32) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
+    }
+
+    /// Ends the route: own requests first, then everybody's, then the thread. Collective.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let mut backoff = Backoff::default();
+        let mut serve_until = |over: &mut dyn FnMut() -> Result<bool>| -> Result<()> {
+            while !over()? {
+                if self.progress() { backoff = Backoff::default() } else { backoff.pause() }
+            }
+            Ok(())
+        };
+        serve_until(&mut || Ok(self.active.lock().unwrap_or_else(PoisonError::into_inner).is_empty()))?;
+        let mut everybody = self.comm.barrier_start()?;
+        serve_until(&mut || Ok(everybody.test()?.is_some()))?;
+        serve_until(&mut || Ok(self.server.lock().unwrap_or_else(PoisonError::into_inner).is_idle()))?;
+        self.stop_thread();
+        Ok(())
+    }
+
+    /// Stops the thread. Requests are then served no more.
+    pub(crate) fn stop_thread(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A thread that panicked has ended as well; the panic was reported.
+            drop(thread.join());
+        }
+    }
+
+    /// Frees the communicator. Collective, after [`MpiRoute::finish`] or before the first request; the last use of it.
+    pub(crate) fn free(&self) -> Result<()> {
+        self.comm.free()
+    }
+}
+
+/// Waits between two looks: first not at all, then by yielding, then by short sleeps.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(u32);
+
+impl Backoff {
+    pub(super) fn pause(&mut self) {
+        const SPINS: u32 = 100;
+        const YIELDS: u32 = 5_000;
+        self.0 = self.0.saturating_add(1);
+        match self.0 {
+            0..SPINS => std::hint::spin_loop(),
+            SPINS..YIELDS => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The endpoint over real sockets: a fake source behind it, plain TCP in front.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod hooks;
+mod lifetime;
+mod limits;
+mod pages;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lunasa::snapshot::*;
+use lunasa::status::{Access, Endpoint, EndpointOptions, Hooks, Source};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A rank that shows what it is told.
+struct Fake {
+    objects: usize,
+    health: Mutex<Result<(), String>>,
+}
+
+impl Fake {
+    fn with_objects(objects: usize) -> Arc<Self> {
+        Arc::new(Self { objects, health: Mutex::new(Ok(())) })
+    }
+}
+
+impl Source for Fake {
+    fn snapshot(&self) -> Snapshot {
+        let pool = |name: &str, manager: &str, live_objects: u64| PoolInfo {
+            name: name.into(),
+            manager: manager.into(),
+            live_objects,
+            allocations: 1_234_567,
+            allocated_bytes: 20 << 20,
+            managed_bytes: 64 << 20,
+            used_bytes: 24 << 20,
+            free_bytes: 40 << 20,
+            classes: if name == "eager" {
+                vec![
+                    ClassInfo { size: 128, live: 1000, spans: 3, free: 536 },
+                    ClassInfo { size: 32 << 10, live: 700, spans: 90, free: 20 },
+                ]
+            } else {
+                vec![]
+            },
+        };
+        let block = |pool: &str, node: Option<u32>, found: Vec<(u32, u64)>, note: Option<&str>| BlockInfo {
+            pool: pool.into(),
+            address: 0x7f12_3400_0000,
+            bytes: 32 << 20,
+            used_bytes: 12 << 20,
+            page_bytes: 4096,
+            page_kind: "ordinary".into(),
+            node_asked: node,
+            nodes_found: found,
+            registered: pool == "eager",
+            note: note.map(String::from),
+        };
+        Snapshot {
+            schema: SCHEMA,
+            rank: RankInfo {
+                rank: 2,
+                ranks: 4,
+                host: "n7<i>".into(),
+                hosts: 2,
+                pid: 4711,
+                url: "http://127.0.0.1:1992/".into(),
+                run: "5f3a9c01d2e4".into(),
+                uptime_s: 125.5,
+                version: "0.1.0".into(),
+                mpi: "Open MPI v4.1.4, THREAD_MULTIPLE".into(),
+                numa_node: Some(1),
+                cpus: "8-15".into(),
+                registrar: "host".into(),
+            },
+            config: vec![
+                ConfigEntry {
+                    key: "lunasa.eager_memory_manager".into(),
+                    value: "\"tcmalloc\"".into(),
+                    source: "default".into(),
+                },
+                ConfigEntry {
+                    key: "status.port".into(),
+                    value: "1992".into(),
+                    source: "environment LUNASA_STATUS_PORT".into(),
+                },
+            ],
+            pools: vec![pool("eager", "tcmalloc", self.objects as u64), pool("lazy", "malloc", 3)],
+            blocks: vec![
+                block("eager", Some(1), vec![(1, 64)], None),
+                block("eager", Some(1), vec![(0, 8), (1, 56)], Some("no huge pages are reserved")),
+                block("lazy", None, vec![], None),
+            ],
+            registrations: RegistrationInfo { done: 2, avoided: 98_765, regions: 2, bytes: 64 << 20 },
+            traffic: vec![
+                TrafficInfo {
+                    route: "shm".into(),
+                    get_bytes: 5 << 30,
+                    gets: 81_920,
+                    put_bytes: 0,
+                    puts: 0,
+                    served_bytes: 0,
+                    served: 0,
+                    errors: 0,
+                },
+                TrafficInfo {
+                    route: "mpi".into(),
+                    get_bytes: 7 << 20,
+                    gets: 112,
+                    put_bytes: 1 << 20,
+                    puts: 16,
+                    served_bytes: 9 << 20,
+                    served: 144,
+                    errors: 3,
+                },
+            ],
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerInfo> {
+        let peer = |rank: u32, route: &str, url: &str| PeerInfo {
+            rank,
+            host: format!("n{}", 6 + rank / 2),
+            url: url.into(),
+            route: route.into(),
+        };
+        vec![
+            peer(0, "mpi", "http://10.0.0.6:1990/"),
+            peer(1, "mpi", "javascript:alert(1)"),
+            peer(2, "self", "http://127.0.0.1:1992/"),
+            peer(3, "shm", ""),
+        ]
+    }
+
+    fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
+        let live = if pool == "eager" { self.objects } else { 3 };
+        let object = |i: usize| ObjectInfo {
+            address: 0x7f12_3400_0000 + 4096 * i as u64,
+            kind: if i % 5 == 4 { "user" } else { "ordinary" }.into(),
+            type_id: 7 + i as u32 % 3,
+            type_name: i.is_multiple_of(3).then(|| "particles <b>&".into()),
+            meta_bytes: 64,
+            data_bytes: 4096 << (i % 8),
+            references: 1 + i as u32 % 2,
+            registered: i % 4 != 3,
+        };
+        (0..live.min(limit)).map(object).collect()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.health.lock().unwrap().clone()
+    }
+}
+
+fn options(access: Access) -> EndpointOptions {
+    EndpointOptions { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 0, port_range: 0, access }
+}
+
+/// An endpoint on any port with a token and `hooks`, and with a source of ten objects.
+fn endpoint(hooks: &Hooks) -> Endpoint {
+    let endpoint = Endpoint::start(options(Access::Token(TOKEN.into())), hooks.clone()).unwrap();
+    endpoint.set_source(Fake::with_objects(10));
+    endpoint
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        assert_eq!((self.status, self.header("content-type")), (200, Some("application/json")), "{self:?}");
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// Sends `request` as it is and reads to the end.
+fn exchange(address: SocketAddr, request: &str) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, head: head.into(), body: body.into() }
+}
+
+/// A request with exactly these headers, beside `Connection: close`.
+fn ask(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    exchange(address, &format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"))
+}
+
+/// A GET with the right name and the right token.
+fn get(endpoint: &Endpoint, target: &str) -> Reply {
+    let host = endpoint.address().to_string();
+    ask(endpoint.address(), "GET", target, &[("Host", &host), ("Authorization", &format!("Bearer {TOKEN}"))])
+}
