@@ -66,7 +66,7 @@ impl<'a> Exchange<'a> {
                 let handles = match mode {
                     Mode::Fetch => [shown[0].handle()?, shown[1].handle()?],
                     // SAFETY: the neighbour writes only between the messages described at the top of this file; in that
-                    // time no slice of these data exists here, and both outlive the last write (see `finish`).
+                    // time no slice of these data exists here, and both outlive the last write (see `settle`).
                     Mode::Put => unsafe { [shown[0].handle_mut()?, shown[1].handle_mut()?] },
                 };
                 ends.push((face, peer as i32, shown, handles));
@@ -114,8 +114,11 @@ impl<'a> Exchange<'a> {
         2 * self.links.len() as u64
     }
 
-    /// Ends the exchange: returns when no neighbour will reach this rank's faces any more, and frees them. Collective.
-    pub fn finish(self) {
+    /// Returns when no neighbour reaches for this rank's faces any more, after the last step. Collective.
+    ///
+    /// Before it, a rank that blocked in MPI would leave a slower neighbour waiting for the face of the last step where
+    /// Lunasa has no thread; after it the faces may be freed.
+    pub fn settle(&self) {
         super::comm::meet(self.world, self.lunasa);
     }
 

@@ -201,16 +201,16 @@ fn simulate(
         abort(world, &error);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let served = exchange.served();
-    exchange.finish();
+    exchange.settle();
+    // Faces, the block offered at the end, and on rank 0 every rank's block offered at the start.
+    let served = exchange.served() + 1 + if first { u64::from(lunasa.ranks()) } else { 0 };
 
     let result = {
         let cells = blocks::pack(&lunasa, place, |cells| block.read_cells(cells))?;
         blocks::gather(world, &lunasa, shape, &cells)?
     };
     let rate = |cells: usize, seconds: f64| (cells as u64 * problem.steps) as f64 / seconds.max(1e-9);
-    // The block offered at the end was named to a peer as well.
-    let row = Row::new(&lunasa.snapshot(), place.cells() as u64, rate(place.cells(), seconds), served + 1);
+    let row = Row::new(&lunasa.snapshot(), place.cells() as u64, rate(place.cells(), seconds), served);
     let rows = comm::to_root(world, &row.to_json()?);
     let slowest = comm::greatest(world, seconds);
     let mut summary = None;
@@ -229,6 +229,7 @@ fn simulate(
         }
         hold::until_signal(world, &lunasa)?;
     }
+    drop(exchange);
     let leaks = comm::sum(world, lunasa.finish()?.objects());
     let right = summary.as_ref().is_none_or(|summary| summary.verdict.ok());
     let ok = comm::sum(world, u64::from(!right)) == 0 && leaks == 0;

@@ -119,7 +119,7 @@ fn or_dash(items: impl IntoIterator<Item = String>) -> String {
 /// A bar of `steps`, drawn only where `shown` and somebody watches.
 pub fn progress(steps: u64, shown: bool) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(steps), if shown { target() } else { ProgressDrawTarget::hidden() });
-    let style = ProgressStyle::with_template("{bar:40} step {pos} of {len}, {per_sec}, {eta} to go {msg}");
+    let style = ProgressStyle::with_template("{bar:40} step {pos} of {len}, {eta} to go");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
