@@ -42,6 +42,12 @@ pub struct Lunasa {
     parts: ManuallyDrop<Parts>,
 }
 
+// Any thread may use an instance.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Lunasa>();
+};
+
 /// What an instance owns. Dropped in this order: the pages first, the memory last.
 struct Parts {
     endpoint: Option<Endpoint>,
