@@ -15,7 +15,12 @@ use std::process::ExitCode;
 type Case = fn(&SimpleCommunicator, &[String]) -> Result<(), Box<dyn Error>>;
 
 /// The cases that the tests in `tests/` run with every number of ranks, on every bed: a new case is one line here.
-const CASES: &[(&str, Case)] = &[("hello", cases::hello::run), ("smoke", cases::smoke::run)];
+const CASES: &[(&str, Case)] = &[
+    ("hello", cases::hello::run),
+    ("requests", cases::requests::run),
+    ("routes", cases::routes::run),
+    ("threads", cases::threads::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,4 +1,8 @@
 //! The cases, one file each.
 
+mod support;
+
 pub mod hello;
-pub mod smoke;
+pub mod requests;
+pub mod routes;
+pub mod threads;
