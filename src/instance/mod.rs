@@ -309,8 +309,10 @@ impl Lunasa {
     /// and handles to them become errors.
     ///
     /// # Errors
-    /// What MPI or the registrar says; the instance is closed all the same.
+    /// What MPI or the registrar says; the instance is closed all the same. [`Error::Closed`] in a forked child, where it
+    /// does nothing.
     pub fn finish(mut self) -> Result<LeakReport> {
+        memory::not_in_forked_child()?;
         let parts = &mut *self.parts;
         let drained = parts.watch.transfers.mpi().map_or(Ok(()), |mpi| mpi.finish());
         let report = object::leaks(parts.watch.pools.iter().map(|pool| &**pool));

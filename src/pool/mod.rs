@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::manager::{Manager, tcmalloc};
+use crate::memory;
 use crate::registrar::{Region, RegionId, Regions};
 use crate::snapshot::{BlockInfo, PoolInfo};
 
@@ -61,9 +62,7 @@ impl Pool {
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
     /// piece by piece.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed("no more objects after finish".to_owned()));
-        }
+        self.check_open("objects")?;
         let piece = self.manager.allocate(len)?;
         let mut region = None;
         if self.time == Registration::Eager && matches!(self.manager, Manager::Malloc(_)) {
@@ -116,15 +115,13 @@ impl Pool {
     /// # Safety
     /// The memory stays mapped until the region in `current` was deregistered.
     pub(crate) unsafe fn register_once(&self, base: NonNull<u8>, len: usize, current: &AtomicU64) -> Result<Region> {
+        self.check_open("registrations")?;
         let known = |word| RegionId::unpack(word).and_then(|id| self.regions.get(id));
         let _one_at_a_time =
             self.registering[(base.as_ptr().addr() >> 6) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(region) = known(current.load(Ordering::Acquire)) {
             self.regions.count_avoided();
             return Ok(region);
-        }
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::Closed("no more handles after finish".to_owned()));
         }
         // SAFETY: the piece that the memory is in, or the program's memory, stays; see the caller's promise.
         let backing = unsafe { tcmalloc::block_of(base.as_ptr().addr()) }.map(|(_, backing)| backing);
@@ -137,6 +134,13 @@ impl Pool {
     /// From now on nothing is handed out.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// # Errors
+    /// [`Error::Closed`] after finish, and in a forked child.
+    pub(crate) fn check_open(&self, what: &str) -> Result<()> {
+        memory::not_in_forked_child()?;
+        if self.is_closed() { Err(Error::Closed(format!("no more {what} after finish"))) } else { Ok(()) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
