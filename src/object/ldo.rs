@@ -158,6 +158,8 @@ impl Ldo {
     }
 
     fn must_be_unique(&self, what: &str) -> Result<()> {
+        // A forked child has the same memory: what it writes there would be its parent's.
+        memory::not_in_forked_child()?;
         if self.is_unique() {
             return Ok(());
         }
@@ -259,11 +261,14 @@ impl Ldo {
             id.is_some_and(|id| pool.regions.get(id).is_some())
         };
         // SAFETY: the head's piece is handed out as long as the object lives.
-        let in_block = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) }.is_some();
+        let block_region = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) };
+        // After finish a block still knows the region that it had.
+        let in_block = |pool: &Pool| block_region(pool).is_some_and(|region| pool.regions.get(region.id).is_some());
         match (self.pool(), self.user_part()) {
             (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
             (Ok(pool), Ok(Some(part))) => {
-                known(&part.region, pool) && (known(&part.piece_region, pool) || in_block(pool))
+                (part.memory.is_empty() || known(&part.region, pool))
+                    && (known(&part.piece_region, pool) || in_block(pool))
             }
             _ => false,
         }
@@ -280,6 +285,7 @@ impl Ldo {
     /// The regions of the piece and of the program's memory, registered if they were not.
     fn regions(&self) -> Result<(Region, Option<Region>)> {
         let (pool, part) = (self.pool()?, self.user_part()?);
+        pool.check_open("handles")?;
         // SAFETY: the head's piece is handed out as long as the object lives.
         let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
             pool.regions.count_avoided();
@@ -306,7 +312,7 @@ impl Ldo {
     /// if it is not registered yet.
     ///
     /// # Errors
-    /// [`Error::Registration`] when that fails.
+    /// [`Error::Registration`] when that fails, [`Error::Closed`] after finish.
     pub fn segments(&self, section: Section) -> Result<Segments> {
         let (piece_region, user_region) = self.regions()?;
         let layout = layout_of(self.head())?;
@@ -345,9 +351,6 @@ impl Ldo {
 
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
-        if pool.is_closed() {
-            return Err(Error::Closed("no more handles after finish".to_owned()));
-        }
         let (piece, user) = self.regions()?;
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
         Ok(RemoteHandle::new(&Origin {
@@ -553,6 +556,10 @@ impl PinnedObject {
             return Err(dropped().into());
         }
         let pinned = Self(head);
+        // The object may have gone, and another come to its place, between the look and the pin.
+        if pinned.head().tag() != handle.tag() {
+            return Err(dropped().into());
+        }
         if pinned.head().shape() != handle.shape() {
             return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
         }
@@ -580,7 +587,7 @@ impl PinnedObject {
 
 impl Drop for PinnedObject {
     fn drop(&mut self) {
-        if self.head().unpin() {
+        if !memory::in_forked_child() && self.head().unpin() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.0) };
         }
