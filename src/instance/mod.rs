@@ -42,6 +42,12 @@ pub struct Lunasa {
     parts: ManuallyDrop<Parts>,
 }
 
+// Any thread may use an instance.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Lunasa>();
+};
+
 /// What an instance owns. Dropped in this order: the pages first, the memory last.
 struct Parts {
     endpoint: Option<Endpoint>,
@@ -323,8 +329,10 @@ impl Lunasa {
     /// and handles to them become errors.
     ///
     /// # Errors
-    /// What MPI or the registrar says; the instance is closed all the same.
+    /// What MPI or the registrar says; the instance is closed all the same. [`Error::Closed`] in a forked child, where it
+    /// does nothing.
     pub fn finish(mut self) -> Result<LeakReport> {
+        memory::not_in_forked_child()?;
         let parts = &mut *self.parts;
         let drained = parts.watch.transfers.mpi().map_or(Ok(()), |mpi| mpi.finish());
         let report = object::leaks(parts.watch.pools.iter().map(|pool| &**pool));

@@ -182,6 +182,7 @@ fn assemble(
 }
 
 pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> Result<Lunasa> {
+    memory::not_in_forked_child()?;
     memory::install_fork_guard();
     let (host, resolved, run) = (Host::discover()?, config.resolve()?, Run::new());
     let prepared = prepare(0, &run, &resolved.settings, registrar)?;
@@ -195,6 +196,7 @@ pub(super) fn with_mpi(
     config: &Config,
     registrar: Option<Arc<dyn Registrar>>,
 ) -> Result<Lunasa> {
+    memory::not_in_forked_child()?;
     memory::install_fork_guard();
     let comm = Comm::duplicate(communicator)?;
     let host = Host::discover();

@@ -173,6 +173,8 @@ impl Ldo {
     }
 
     fn must_be_unique(&self, what: &str) -> Result<()> {
+        // A forked child has the same memory: what it writes there would be its parent's.
+        memory::not_in_forked_child()?;
         if self.is_unique() {
             return Ok(());
         }
@@ -274,11 +276,14 @@ impl Ldo {
             id.is_some_and(|id| pool.regions.get(id).is_some())
         };
         // SAFETY: the head's piece is handed out as long as the object lives.
-        let in_block = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) }.is_some();
+        let block_region = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) };
+        // After finish a block still knows the region that it had.
+        let in_block = |pool: &Pool| block_region(pool).is_some_and(|region| pool.regions.get(region.id).is_some());
         match (self.pool(), self.user_part()) {
             (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
             (Ok(pool), Ok(Some(part))) => {
-                known(&part.region, pool) && (known(&part.piece_region, pool) || in_block(pool))
+                (part.memory.is_empty() || known(&part.region, pool))
+                    && (known(&part.piece_region, pool) || in_block(pool))
             }
             _ => false,
         }
@@ -295,6 +300,7 @@ impl Ldo {
     /// The regions of the piece and of the program's memory, registered if they were not.
     fn regions(&self) -> Result<(Region, Option<Region>)> {
         let (pool, part) = (self.pool()?, self.user_part()?);
+        pool.check_open("handles")?;
         // SAFETY: the head's piece is handed out as long as the object lives.
         let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
             region
@@ -320,7 +326,7 @@ impl Ldo {
     /// if it is not registered yet.
     ///
     /// # Errors
-    /// [`Error::Registration`] when that fails.
+    /// [`Error::Registration`] when that fails, [`Error::Closed`] after finish.
     pub fn segments(&self, section: Section) -> Result<Segments> {
         let (piece_region, user_region) = self.regions()?;
         let layout = layout_of(self.head())?;
@@ -359,9 +365,6 @@ impl Ldo {
 
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
-        if pool.is_closed() {
-            return Err(Error::Closed("no more handles after finish".to_owned()));
-        }
         let (piece, user) = self.regions()?;
         self.head().share();
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
@@ -631,7 +634,7 @@ impl PinnedObject {
 
 impl Drop for PinnedObject {
     fn drop(&mut self) {
-        if self.head().unpin() {
+        if !memory::in_forked_child() && self.head().unpin() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.0) };
         }

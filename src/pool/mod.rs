@@ -22,13 +22,6 @@ pub enum Registration {
     Lazy,
 }
 
-fn closed(what: &str) -> Error {
-    if memory::in_forked_child() {
-        return Error::Closed(format!("no {what} in a forked child; it shares its parent's memory"));
-    }
-    Error::Closed(format!("no more {what} after finish"))
-}
-
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
@@ -85,9 +78,7 @@ impl Pool {
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
     /// piece by piece.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
-        if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
-            return Err(closed("objects"));
-        }
+        self.check_open("objects")?;
         let (piece, serial) = self.manager.allocate(len)?;
         let region = if self.piecewise { Some(self.register_piece(piece, len)?) } else { None };
         Ok((piece, serial, region))
@@ -133,14 +124,12 @@ impl Pool {
     /// # Safety
     /// The memory stays mapped until the region in `current` was deregistered.
     pub(crate) unsafe fn register_once(&self, base: NonNull<u8>, len: usize, current: &AtomicU64) -> Result<Region> {
+        self.check_open("registrations")?;
         let known = |word| RegionId::unpack(word).and_then(|id| self.regions.get(id));
         let _one_at_a_time =
             self.registering[(base.as_ptr().addr() >> 6) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(region) = known(current.load(Ordering::Acquire)) {
             return Ok(region);
-        }
-        if self.closed.load(Ordering::Relaxed) || memory::in_forked_child() {
-            return Err(closed("handles"));
         }
         // SAFETY: the piece that the memory is in, or the program's memory, stays; see the caller's promise.
         let backing = unsafe { tcmalloc::block_of(base.as_ptr().addr()) }.map(|(_, backing)| backing);
@@ -154,6 +143,13 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.quick.store(NO_MANAGER, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// # Errors
+    /// [`Error::Closed`] after finish, and in a forked child.
+    pub(crate) fn check_open(&self, what: &str) -> Result<()> {
+        memory::not_in_forked_child()?;
+        if self.is_closed() { Err(Error::Closed(format!("no more {what} after finish"))) } else { Ok(()) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

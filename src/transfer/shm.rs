@@ -185,7 +185,8 @@ impl Peer {
         }
         // SAFETY: 64 mapped bytes, aligned; any bits are valid for its atomics.
         let head = unsafe { &*place.at.cast::<Head>() };
-        if head.is_vacant() || head.tag() != handle.tag() {
+        // An object without references is kept only for transfers that began before it was dropped.
+        if head.is_vacant() || head.tag() != handle.tag() || head.references() == 0 {
             return Err(HandleFault::Stale("the object was dropped by its owner".to_owned()).into());
         }
         if head.shape() != handle.shape() {
