@@ -22,6 +22,8 @@ pub fn from_root(world: &SimpleCommunicator, text: &str) -> String {
 /// Collects every rank's text on rank 0, in the order of ranks; the others get nothing.
 pub fn to_root(world: &SimpleCommunicator, text: &str) -> Vec<String> {
     let root = world.process_at_rank(0);
+    // With an end mark it is never empty: the address of an empty slice may be 1, which is Open MPI's MPI_IN_PLACE.
+    let text = format!("{text}\0");
     let length = text.len() as i32;
     if world.rank() != 0 {
         root.gather_into(&length);
@@ -40,7 +42,7 @@ pub fn to_root(world: &SimpleCommunicator, text: &str) -> Vec<String> {
         .collect();
     let mut bytes = vec![0u8; lengths.iter().sum::<i32>() as usize];
     root.gather_varcount_into_root(text.as_bytes(), &mut PartitionMut::new(&mut bytes[..], &lengths[..], &starts[..]));
-    let piece = |(start, length): (&i32, &i32)| &bytes[*start as usize..][..*length as usize];
+    let piece = |(start, length): (&i32, &i32)| &bytes[*start as usize..][..*length as usize - 1];
     starts.iter().zip(&lengths).map(|at| String::from_utf8_lossy(piece(at)).into_owned()).collect()
 }
 

@@ -184,7 +184,7 @@ fn simulate(
     let grid = Grid::new(shape, world.size() as usize);
     let first = world.rank() == 0;
     for (rank, url) in comm::to_root(world, &lunasa.url()).iter().enumerate() {
-        println!("rank {rank}: {url}");
+        println!("rank {rank}: {}", if url.is_empty() { "no page: lunasa.status.enabled is false" } else { url });
     }
 
     let place = grid.place(world.rank() as usize);
