@@ -354,8 +354,11 @@ fn the_table_in_the_documentation_is_that_of_the_code() {
 #[test]
 fn the_files_in_configs_are_accepted() {
     let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/configs")).unwrap();
-    let lunasa_files: Vec<_> =
-        folder.map(|file| file.unwrap().path()).filter(|path| !path.ends_with("demo.toml")).collect();
+    let lunasa_files: Vec<_> = folder
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+        .filter(|path| !path.ends_with("demo.toml"))
+        .collect();
     assert!(lunasa_files.len() >= 4);
     for path in lunasa_files {
         Config::new().file(&path).resolve_in([]).unwrap();
