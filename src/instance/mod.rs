@@ -2,6 +2,8 @@
 
 mod panics;
 mod start;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::mem::ManuallyDrop;

@@ -126,7 +126,9 @@ fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) 
     if !wanted || !first_here {
         return Ok(None);
     }
-    TokenFile::create(settings.status_directory.as_deref(), &format!("{:016x}", run.id), &run.token).map(Some)
+    // Hosts may share the directory, so the name is that of the run and of this host.
+    let name = format!("{:016x}-{rank}", run.id);
+    TokenFile::create(settings.status_directory.as_deref(), &name, &run.token).map(Some)
 }
 
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {

@@ -5,6 +5,8 @@
 
 mod malloc;
 pub(crate) mod tcmalloc;
+#[cfg(test)]
+mod tests;
 
 use std::ptr::NonNull;
 

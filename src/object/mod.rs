@@ -6,6 +6,8 @@ mod head;
 mod ldo;
 mod list;
 mod section;
+#[cfg(test)]
+mod tests;
 mod types;
 mod user;
 

@@ -3,6 +3,9 @@
 //! The **eager** pool's memory is registered before it is handed out: whole blocks with `tcmalloc`, piece by piece with
 //! `malloc`. The **lazy** pool's is registered when a handle is first asked for, and until its object is dropped.
 
+#[cfg(test)]
+mod tests;
+
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -10,6 +10,8 @@ mod local;
 mod mpi;
 mod request;
 mod shm;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;
