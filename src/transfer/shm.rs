@@ -254,3 +254,61 @@ fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
     };
     Err(HandleFault::Stale(why.to_owned()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::memory::Shared;
+    use crate::registrar::{HostRegistrar, Region, Regions};
+
+    const LEN: usize = 8192;
+
+    fn block(regions: &Regions, number: u32) -> (Shared, Region) {
+        let shared = Shared::create(&tcmalloc::block_name(regions.run(), regions.rank(), number), LEN).unwrap();
+        let backing = Backing { fd: shared.fd(), block: number, len: LEN, offset: 4096 };
+        let base = shared.base().map_addr(|at| at.saturating_add(4096));
+        // SAFETY: mapped until the test's end, or deregistered before.
+        let region = unsafe { regions.register(base, 4096, Some(backing)) }.unwrap();
+        (shared, region)
+    }
+
+    #[test]
+    fn a_region_in_use_stays_mapped_and_others_that_are_gone_do_not() {
+        let regions = Regions::new(Arc::new(HostRegistrar::new(false)), 5, 3).unwrap();
+        let peer = Peer::open(5, 3, std::process::id(), regions.fd()).unwrap();
+        let (memory, first) = block(&regions, 0);
+        // SAFETY: our own memory.
+        unsafe { first.base().write_volatile(17) };
+        let range = peer.range(first.id).unwrap().unwrap();
+        let part = |offset: u64, len| Part { id: first.id, key: 0, address: first.base().addr() as u64 + offset, len };
+        assert_eq!(range.place(&part(0, 4096)), Ok(range.at));
+        for (offset, len) in [(0, 4097), (4097, 0), (u64::MAX, 1), (1, u64::MAX)] {
+            let address = (first.base().addr() as u64).wrapping_add(offset);
+            let outside = Part { address, ..part(0, len) };
+            assert!(matches!(range.place(&outside), Err(Error::Handle(HandleFault::OutOfBounds(_)))));
+        }
+        regions.deregister(first.id).unwrap();
+        drop(memory);
+        assert!(matches!(peer.range(first.id), Err(Error::Handle(HandleFault::Stale(_)))));
+        let (_memory, second) = block(&regions, 1);
+        drop(peer.range(second.id).unwrap().unwrap());
+        let mapped: Vec<u32> = peer.blocks.load().iter().map(|mapped| mapped.block).collect();
+        assert_eq!(mapped, [1], "only what is still registered");
+        // SAFETY: the range keeps its mapping.
+        assert_eq!(unsafe { range.at.read_volatile() }, 17);
+    }
+
+    #[test]
+    fn threads_that_need_the_same_block_map_it_once() {
+        let regions = Regions::new(Arc::new(HostRegistrar::new(false)), 6, 0).unwrap();
+        let peer = Peer::open(6, 0, std::process::id(), regions.fd()).unwrap();
+        let (_memory, region) = block(&regions, 0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert!(peer.range(region.id).unwrap().is_some()));
+            }
+        });
+        assert_eq!(peer.blocks.load().len(), 1);
+    }
+}
