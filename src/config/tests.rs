@@ -41,6 +41,8 @@ fn defaults_are_those_of_the_design() {
         lazy_memory_manager: ManagerKind::Malloc,
         tcmalloc_min_system_alloc: 64 << 20,
         tcmalloc_max_system_alloc: 1 << 30,
+        tcmalloc_reserve_ahead: 8 << 20,
+        tcmalloc_release_after: Duration::from_secs(10),
         registrar: RegistrarKind::Auto,
         host_lock: false,
         routes: vec![RouteKind::SelfRank, RouteKind::Shm, RouteKind::Mpi],

@@ -232,6 +232,8 @@ impl RemoteHandle {
             "it does not begin with \"LDO1\" (is the peer of another version of Lunasa?)"
         } else if self.checksum.get() != self.expected_checksum() {
             "its checksum does not fit"
+        } else if Section::from_byte(self.section).is_none() {
+            "it names no section"
         } else {
             return Ok(());
         };

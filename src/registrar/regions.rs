@@ -140,7 +140,6 @@ pub(crate) struct Regions {
     books: Mutex<Books>,
     /// Held for reading while a region's memory is looked at on a peer's behalf, for writing while one goes.
     in_use: RwLock<()>,
-    avoided: AtomicU64,
 }
 
 /// The name of a rank's table, which proves to peers that they opened the right one.
@@ -152,7 +151,7 @@ impl Regions {
     pub(crate) fn new(registrar: Arc<dyn Registrar>, run: u64, rank: u32) -> Result<Self> {
         let table = Shared::create(&table_name(run, rank), TABLE)?;
         let (books, in_use) = (Mutex::default(), RwLock::new(()));
-        Ok(Self { registrar, run, rank, table, books, in_use, avoided: AtomicU64::new(0) })
+        Ok(Self { registrar, run, rank, table, books, in_use })
     }
 
     /// The run that these regions belong to.
@@ -270,13 +269,9 @@ impl Regions {
         (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
     }
 
-    /// Counts a handle that needed no registration of its own.
-    pub(crate) fn count_avoided(&self) {
-        self.avoided.fetch_add(1, Ordering::Relaxed);
-    }
-
+    /// What was registered; what was avoided, the pools know.
     pub(crate) fn info(&self) -> RegistrationInfo {
-        RegistrationInfo { avoided: self.avoided.load(Ordering::Relaxed), ..self.books().info.clone() }
+        self.books().info.clone()
     }
 }
 

@@ -186,6 +186,10 @@ impl Operation {
 
     /// Whether it is over. Never waits; serves others meanwhile.
     pub(crate) fn test(&self) -> bool {
+        // In a forked child it has ended: nobody moves it on, and its lock may have been held when the process forked.
+        if memory::in_forked_child() {
+            return true;
+        }
         if lock(&self.exchange).done {
             return true;
         }
@@ -217,6 +221,7 @@ impl Operation {
     /// Waits until it is over; its outcome, and the object that it kept.
     pub(crate) fn wait(self, limit: Option<Duration>) -> Result<Option<Ldo>> {
         self.wait_with(limit);
+        memory::not_in_forked_child()?;
         let mut exchange = lock(&self.exchange);
         match exchange.outcome.take() {
             Some(Ok(())) => Ok(exchange.keep.take()),
