@@ -104,7 +104,7 @@ impl KeySpec {
 ///
 /// ```
 /// let piece = lunasa::config::keys().iter().find(|key| key.name == "lunasa.mpi.piece").unwrap();
-/// assert_eq!((piece.default, piece.variable().as_str()), ("\"1 MiB\"", "LUNASA_MPI_PIECE"));
+/// assert_eq!((piece.default, piece.variable().as_str()), ("\"4 MiB\"", "LUNASA_MPI_PIECE"));
 /// ```
 pub fn keys() -> &'static [KeySpec] {
     &KEYS
@@ -172,7 +172,7 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
         ),
         key(
             "lunasa.mpi.piece",
-            r#""1 MiB""#,
+            r#""4 MiB""#,
             Size(4 * KIB..=GIB),
             "The mpi route cuts what it moves into messages of this size.",
         ),

@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_design() {
         registrar: RegistrarKind::Auto,
         host_lock: false,
         routes: vec![RouteKind::SelfRank, RouteKind::Shm, RouteKind::Mpi],
-        mpi_piece: 1 << 20,
+        mpi_piece: 4 << 20,
         mpi_window: 4,
         mpi_progress: ProgressKind::Auto,
         mpi_idle: Duration::from_micros(500),

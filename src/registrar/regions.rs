@@ -105,6 +105,7 @@ const TABLE: usize = SLOTS * size_of::<Slot>();
 
 impl Slot {
     /// Base and length, if the slot is still of that generation after they were read.
+    #[inline]
     fn read(&self, generation: u32) -> Option<(usize, usize)> {
         if self.generation.load(Ordering::Acquire) != generation || generation % 2 == 0 {
             return None;
@@ -300,6 +301,7 @@ impl PeerRegions {
     }
 
     /// What the region is, if it is registered.
+    #[inline]
     pub(crate) fn get(&self, id: RegionId) -> Option<PeerRegion> {
         let slot = self.slot(id)?;
         let (base, len) = slot.read(id.generation)?;
