@@ -172,7 +172,7 @@ impl Scene<'_> {
                 let mut into = local.borrow_mut();
                 let into = &mut into[..bytes];
                 // SAFETY: both are that long, and apart.
-                timed(times, || Ok(unsafe { copy(peer, into.as_mut_ptr(), into.len()) }))
+                timed(times, || unsafe { copy(peer, into.as_mut_ptr(), into.len()) })
             }));
         }
         let messages = Messages(self.world);
@@ -212,7 +212,7 @@ impl Scene<'_> {
                 let from = local.borrow();
                 let from = &from[..bytes];
                 // SAFETY: both are that long, and apart.
-                timed(times, || Ok(unsafe { copy(from.as_ptr(), peer, from.len()) }))
+                timed(times, || unsafe { copy(from.as_ptr(), peer, from.len()) })
             }));
         }
         let messages = Messages(self.world);
@@ -245,9 +245,10 @@ impl Scene<'_> {
 /// # Safety
 /// As for `memcpy`.
 #[inline(never)]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> Outcome {
     // SAFETY: the caller's promise.
     unsafe { libc::memcpy(to.cast(), from.cast(), len) };
+    Ok(())
 }
 
 type ProcessVm = unsafe extern "C" fn(
