@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 
 /// Rounds of which the median is taken; in each, every contender has its turn.
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 41;
 /// What a contender does in one turn takes about this long.
-const TURN: Duration = Duration::from_millis(2);
+const TURN: Duration = Duration::from_micros(400);
 /// Most repetitions in one turn.
 const MOST: u32 = 1 << 20;
 

@@ -151,6 +151,29 @@ general!(
     /// jemalloc.
     Jemalloc, tikv_jemalloc_sys::malloc, tikv_jemalloc_sys::free
 );
+/// jemalloc, told the size again when memory is released: it need not look it up then.
+#[derive(Clone, Copy)]
+pub struct SizedJemalloc;
+
+impl Allocator for SizedJemalloc {
+    type Held = (Piece, usize);
+
+    #[inline]
+    fn allocate(&self, size: usize) -> (Piece, usize) {
+        (Jemalloc.allocate(size), size)
+    }
+
+    #[inline]
+    fn release(&self, (piece, size): (Piece, usize)) {
+        // SAFETY: of jemalloc, of this size, and given up here.
+        unsafe { tikv_jemalloc_sys::sdallocx(piece.0.as_ptr().cast(), size, 0) };
+    }
+
+    fn bytes(held: &(Piece, usize)) -> *mut u8 {
+        Jemalloc::bytes(&held.0)
+    }
+}
+
 #[cfg(feature = "snmalloc")]
 general!(
     /// snmalloc.
@@ -215,7 +238,7 @@ pub const LUNASA: &str = "lunasa";
 pub fn names() -> Vec<&'static str> {
     let snmalloc = cfg!(feature = "snmalloc").then_some("snmalloc");
     let gperftools = Gperftools::load().map(|_| "gperftools");
-    [Some(LUNASA), Some("mimalloc"), Some("jemalloc"), snmalloc, gperftools, Some("glibc")]
+    [Some(LUNASA), Some("mimalloc"), Some("jemalloc"), Some("jemalloc sized"), snmalloc, gperftools, Some("glibc")]
         .into_iter()
         .flatten()
         .collect()
@@ -227,6 +250,7 @@ pub fn with_named<J: Job>(name: &str, lunasa: Option<&Eager>, job: &J) -> Outcom
         LUNASA => job.run(LUNASA, lunasa.map_or_else(Eager::new, |lunasa| Ok(lunasa.clone()))?),
         "mimalloc" => job.run("mimalloc", Mimalloc),
         "jemalloc" => job.run("jemalloc", Jemalloc),
+        "jemalloc sized" => job.run("jemalloc sized", SizedJemalloc),
         #[cfg(feature = "snmalloc")]
         "snmalloc" => job.run("snmalloc", Snmalloc),
         "gperftools" => job.run("gperftools", Gperftools::load().ok_or("libtcmalloc-minimal4 is not installed")?),
