@@ -30,10 +30,13 @@ pub fn run(arguments: &[String]) -> Outcome {
             (false, format!("no: {error}"))
         }
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut by_object) = (Vec::new(), Vec::new());
     for &size in sizes {
-        rows.extend(measure(size, lock)?);
+        let [each_time, of_malloc] = measure(size, lock)?;
+        rows.push(each_time);
+        by_object.push(of_malloc);
     }
+    rows.extend(by_object);
     report::write("register", &[("locked", locked)], &rows)
 }
 

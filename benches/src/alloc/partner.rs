@@ -1,46 +1,74 @@
 //! A second thread that works beside the measuring one, each on a core of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
 
+/// How long something took, and whether the system let it run.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    pub took: Duration,
+    pub undisturbed: bool,
+}
+
+/// How often the system has taken this thread off its core.
+pub fn switches() -> i64 {
+    // SAFETY: numbers, for which zeros are valid; the call fills them in.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    usage.ru_nivcsw
+}
+
 /// A second thread with work of its own, which it does when asked, and which ends with this.
 pub struct Partner {
     ask: Option<Sender<u32>>,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    gate: Gate,
+    undisturbed: AtomicBool,
 }
 
 impl Partner {
     /// With its work: something done so many times.
     pub fn new(mut work: impl FnMut(u32) + Send + 'static) -> Self {
         let (ask, asked) = channel();
-        let gate = Arc::new(Gate::default());
-        let theirs = gate.clone();
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
         let thread = std::thread::spawn(move || {
             let _pinned = Pinned::to(1);
             for times in asked {
-                theirs.pass();
+                theirs.gate.pass();
+                let before = switches();
                 work(times);
-                theirs.pass();
+                theirs.undisturbed.store(switches() == before, Ordering::Relaxed);
+                theirs.gate.pass();
             }
         });
-        Self { ask: Some(ask), gate, thread: Some(thread) }
+        Self { ask: Some(ask), shared, thread: Some(thread) }
     }
 
     /// How long both take together, from when both begin until both are done.
-    pub fn together(&mut self, times: u32, mine: impl FnOnce(u32)) -> Outcome<Duration> {
+    pub fn together(&mut self, times: u32, mine: impl FnOnce(u32)) -> Outcome<Turn> {
         let _pinned = Pinned::to(0);
         self.ask.as_ref().ok_or("the partner is gone")?.send(times)?;
-        self.gate.pass();
-        let start = Instant::now();
+        self.shared.gate.pass();
+        let (before, start) = (switches(), Instant::now());
         mine(times);
-        self.gate.pass();
-        Ok(start.elapsed())
+        let undisturbed = switches() == before;
+        self.shared.gate.pass();
+        let took = start.elapsed();
+        Ok(Turn { took, undisturbed: undisturbed && self.shared.undisturbed.load(Ordering::Relaxed) })
     }
 }
 
@@ -129,9 +157,22 @@ mod tests {
             theirs.fetch_add(times, Ordering::Relaxed);
         });
         for round in 1..=3 {
-            let took = partner.together(5, |_| {}).unwrap();
+            let took = partner.together(5, |_| {}).unwrap().took;
             assert!(took >= Duration::from_millis(20), "{took:?}");
             assert_eq!(count.load(Ordering::Relaxed), 5 * round);
         }
+    }
+
+    #[test]
+    fn losing_the_core_to_another_is_seen() {
+        let spin = || {
+            let (_pinned, before, start) = (Pinned::to(0), switches(), Instant::now());
+            while start.elapsed() < Duration::from_millis(300) {
+                std::hint::spin_loop();
+            }
+            switches() - before
+        };
+        let other = std::thread::spawn(spin);
+        assert!(spin() + other.join().unwrap() > 0);
     }
 }

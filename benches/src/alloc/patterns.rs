@@ -1,12 +1,12 @@
 //! The patterns of allocation, as contenders that can be compared.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::contenders::{Allocator, Job};
-use super::partner::{Partner, Wait};
+use super::partner::{Partner, Turn, Wait, switches};
 use super::sizes;
 use crate::Outcome;
 use crate::measure::Contender;
@@ -29,16 +29,27 @@ fn pairs<A: Allocator>(allocator: &A, size: usize, times: u32) {
 }
 
 /// Turns here are so much longer than others', so that cold caches and waking threads at their beginning matter little.
-const LONGER: u32 = 5;
+const LONGER: u32 = 2;
+/// How often a turn may be repeated because the system gave a core of it to others.
+const REPEATS: usize = 15;
 
-fn contender(name: &str, mut turn: impl FnMut(u32) -> Outcome<Duration> + 'static) -> Contender<'static> {
-    Contender::new(name, move |times| Ok(turn(times * LONGER)? / LONGER))
+fn contender(name: &str, mut turn: impl FnMut(u32) -> Outcome<Turn> + 'static) -> Contender<'static> {
+    Contender::new(name, move |times| {
+        let mut last = turn(times * LONGER)?;
+        for _ in 0..REPEATS {
+            if last.undisturbed {
+                break;
+            }
+            last = turn(times * LONGER)?;
+        }
+        Ok(last.took / LONGER)
+    })
 }
 
-fn timed(work: impl FnOnce()) -> Outcome<Duration> {
-    let start = Instant::now();
+fn timed(work: impl FnOnce()) -> Outcome<Turn> {
+    let (before, start) = (switches(), Instant::now());
     work();
-    Ok(start.elapsed())
+    Ok(Turn { took: start.elapsed(), undisturbed: switches() == before })
 }
 
 impl Job for Pair {
