@@ -12,6 +12,7 @@ use mpi::ffi;
 use mpi::traits::Communicator;
 
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// Longest message in one MPI call: counts are `int`.
 pub(crate) const MAX_MESSAGE: usize = 1 << 30;
@@ -117,13 +118,14 @@ impl Comm {
         self.multiple
     }
 
-    /// Whether the calling thread may call MPI.
+    /// Whether the calling thread may call MPI: one of a forked child never may.
     pub(crate) fn may_call(&self) -> bool {
-        self.multiple || {
-            let mut main = 0;
-            // SAFETY: allowed from every thread at every level; `main` is written by the call.
-            unsafe { ffi::MPI_Is_thread_main(&raw mut main) == ffi::MPI_SUCCESS as c_int && main != 0 }
-        }
+        !memory::in_forked_child()
+            && (self.multiple || {
+                let mut main = 0;
+                // SAFETY: allowed from every thread at every level; `main` is written by the call.
+                unsafe { ffi::MPI_Is_thread_main(&raw mut main) == ffi::MPI_SUCCESS as c_int && main != 0 }
+            })
     }
 
     pub(crate) fn barrier_start(&self) -> Result<Pending> {

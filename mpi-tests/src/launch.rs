@@ -95,6 +95,11 @@ impl Job {
         Self::on(Bed::Mpich, ranks)
     }
 
+    /// One process on this host, without any launcher.
+    pub fn alone() -> Self {
+        Self::new(Bed::OpenMpi, [])
+    }
+
     /// Spread over the first `hosts` hosts of `netns-lab`, by Open MPI.
     pub fn hosts(hosts: usize, ranks: usize) -> Self {
         Self::on(Bed::Hosts(hosts), ranks)

@@ -4,12 +4,12 @@ use crate::launch::{Bed, Job, built, can_run};
 use libtest_mimic::{Arguments, Trial};
 use std::process::{Command, ExitCode};
 
-/// The `main` of a test program: runs every case on each bed with its number of ranks. A case succeeds when the job does
-/// and its rank 0 has printed `ok CASE`.
-pub fn run(beds: &[(Bed, usize)]) -> ExitCode {
+/// The `main` of a test program: runs every case on each bed with its number of ranks, and then `others`. A case succeeds
+/// when the job does and its rank 0 has printed `ok CASE`.
+pub fn run(beds: &[(Bed, usize)], others: impl IntoIterator<Item = Trial>) -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = cases().into_iter().flat_map(|case| beds.iter().map(move |&(bed, ranks)| trial(&case, bed, ranks)));
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(others).collect()).exit_code()
 }
 
 /// The names of all cases, from the table in `src/main.rs`.

@@ -2,6 +2,8 @@
 
 mod panics;
 mod start;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::mem::ManuallyDrop;
@@ -41,6 +43,12 @@ use watch::Watch;
 pub struct Lunasa {
     parts: ManuallyDrop<Parts>,
 }
+
+// Any thread may use an instance.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Lunasa>();
+};
 
 /// What an instance owns. Dropped in this order: the pages first, the memory last.
 struct Parts {
@@ -99,6 +107,7 @@ impl Lunasa {
         start::alone(&config, Some(registrar))
     }
 
+    #[inline]
     fn watch(&self) -> &Watch {
         &self.parts.watch
     }
@@ -143,6 +152,7 @@ impl Lunasa {
     }
 
     /// Describes a new object; see [`ObjectBuilder`].
+    #[inline]
     pub fn object(&self) -> ObjectBuilder<'_> {
         ObjectBuilder::new(&self.watch().pools)
     }
@@ -297,14 +307,34 @@ impl Lunasa {
         self.watch().objects(pool, limit)
     }
 
+    /// Makes sure that objects of `bytes` in all can be allocated eagerly without mapping or registering anything more,
+    /// for programs that know what they will need.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] or [`Error::Registration`] with the limit that was hit.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        self.watch().pools[0].reserve(bytes)
+    }
+
+    /// Walks every structure of both pools and proves that each byte is in exactly one place, and that no live object was
+    /// damaged. To be called while no other thread of this process allocates or drops objects.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] with the first thing that is not as it must be.
+    pub fn check(&self) -> Result<()> {
+        self.watch().pools.iter().try_for_each(|pool| object::check(pool))
+    }
+
     /// Ends Lunasa on every rank. Collective: waits for all ranks, serving them meanwhile.
     ///
     /// Objects that are still alive are reported; their memory stays valid for those who hold them, until the process ends,
     /// and handles to them become errors.
     ///
     /// # Errors
-    /// What MPI or the registrar says; the instance is closed all the same.
+    /// What MPI or the registrar says; the instance is closed all the same. [`Error::Closed`] in a forked child, where it
+    /// does nothing.
     pub fn finish(mut self) -> Result<LeakReport> {
+        memory::not_in_forked_child()?;
         let parts = &mut *self.parts;
         let drained = parts.watch.transfers.mpi().map_or(Ok(()), |mpi| mpi.finish());
         let report = object::leaks(parts.watch.pools.iter().map(|pool| &**pool));

@@ -4,8 +4,13 @@ use std::io::Write;
 use std::panic;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::{comm, memory, status};
+
+/// Time for the launcher to pass on what was said: some drop what they have not read when a job is aborted (MPICH's Hydra
+/// lost the panic's message one time in four).
+const FOR_THE_LAUNCHER: Duration = Duration::from_millis(100);
 
 /// Instances that want it.
 static WATCHED: AtomicU32 = AtomicU32::new(0);
@@ -27,11 +32,10 @@ impl Guard {
                 let ours = WATCHED.load(Ordering::SeqCst) > 0;
                 if ours && !status::panics_are_contained() && !memory::in_forked_child() {
                     let rank = RANK.load(Ordering::Relaxed);
-                    let mut out = std::io::stderr().lock();
+                    let words = format!("lunasa: rank {rank} panicked; ending the job (lunasa.abort_on_panic)\n");
                     // Nothing is left to do when even this cannot be written.
-                    let _ = writeln!(out, "lunasa: rank {rank} panicked; ending the job (lunasa.abort_on_panic)");
-                    let _ = out.flush();
-                    drop(out);
+                    let _ = std::io::stderr().lock().write_all(words.as_bytes());
+                    std::thread::sleep(FOR_THE_LAUNCHER);
                     comm::abort_job(101);
                 }
             }));

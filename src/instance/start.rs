@@ -16,9 +16,10 @@ use crate::config::{
     AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
 };
 use crate::error::{Error, Result};
-use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc};
+use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
+use crate::object;
 use crate::pool::{Pool, Registration};
 use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
@@ -49,6 +50,7 @@ struct Prepared {
 }
 
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
+    object::choose_secret();
     let topology = Topology::discover()?;
     let registrar = registrar.unwrap_or_else(|| match settings.registrar {
         RegistrarKind::Auto | RegistrarKind::Host => Arc::new(HostRegistrar::new(settings.host_lock)),
@@ -71,8 +73,13 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         let manager = match kind {
             ManagerKind::Malloc => Manager::Malloc(Malloc::default()),
             ManagerKind::Tcmalloc => {
-                let (least, most) = (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc);
-                Manager::Tcmalloc(Tcmalloc::new(source.clone(), time == Registration::Eager, least, most)?)
+                let settings = tcmalloc::Settings {
+                    register: time == Registration::Eager,
+                    block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
+                    reserve_ahead: settings.tcmalloc_reserve_ahead,
+                    release_after: settings.tcmalloc_release_after,
+                };
+                Manager::Tcmalloc(Tcmalloc::new(source.clone(), settings)?)
             }
         };
         Ok(Arc::new(Pool::new(time, manager, regions.clone())))
@@ -119,7 +126,9 @@ fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) 
     if !wanted || !first_here {
         return Ok(None);
     }
-    TokenFile::create(settings.status_directory.as_deref(), &format!("{:016x}", run.id), &run.token).map(Some)
+    // Hosts may share the directory, so the name is that of the run and of this host.
+    let name = format!("{:016x}-{rank}", run.id);
+    TokenFile::create(settings.status_directory.as_deref(), &name, &run.token).map(Some)
 }
 
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
@@ -175,6 +184,7 @@ fn assemble(
 }
 
 pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> Result<Lunasa> {
+    memory::not_in_forked_child()?;
     memory::install_fork_guard();
     let (host, resolved, run) = (Host::discover()?, config.resolve()?, Run::new());
     let prepared = prepare(0, &run, &resolved.settings, registrar)?;
@@ -188,6 +198,7 @@ pub(super) fn with_mpi(
     config: &Config,
     registrar: Option<Arc<dyn Registrar>>,
 ) -> Result<Lunasa> {
+    memory::not_in_forked_child()?;
     memory::install_fork_guard();
     let comm = Comm::duplicate(communicator)?;
     let host = Host::discover();

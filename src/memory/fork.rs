@@ -3,6 +3,8 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::error::{Error, Result};
+
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 static INSTALL: Once = Once::new();
 
@@ -28,6 +30,20 @@ pub fn install_fork_guard() {
 #[inline]
 pub fn in_forked_child() -> bool {
     IN_CHILD.load(Ordering::Relaxed)
+}
+
+/// # Errors
+/// [`Error::Closed`] in a forked child.
+#[inline]
+pub(crate) fn not_in_forked_child() -> Result<()> {
+    if in_forked_child() { Err(closed()) } else { Ok(()) }
+}
+
+#[cold]
+fn closed() -> Error {
+    Error::Closed(
+        "this process was forked from a rank, and is none: it may read what objects it holds, and no more".to_owned(),
+    )
 }
 
 extern "C" fn mark_child() {

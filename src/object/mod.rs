@@ -6,17 +6,19 @@ mod head;
 mod ldo;
 mod list;
 mod section;
+#[cfg(test)]
+mod tests;
 mod types;
 mod user;
 
 pub use builder::ObjectBuilder;
 pub(crate) use handle::Part;
 pub use handle::RemoteHandle;
-pub(crate) use head::{HEAD, Head, LOCAL};
+pub(crate) use head::{HEAD, Head, LOCAL, choose_secret};
 pub use ldo::Ldo;
 pub(crate) use ldo::PinnedObject;
 pub use list::{LeakGroup, LeakReport};
-pub(crate) use list::{leaks, list};
+pub(crate) use list::{check, leaks, list};
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;

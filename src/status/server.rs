@@ -58,8 +58,8 @@ struct Running {
     thread: JoinHandle<()>,
     /// The thread stops when this is dropped.
     stop: watch::Sender<()>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<Infallible>,
+    /// Disconnected when the thread has ended; in a lock, so that the instance can be used from any thread.
+    ended: Mutex<Receiver<Infallible>>,
     owner: u32,
 }
 
@@ -96,7 +96,10 @@ impl Endpoint {
                 runtime.block_on(serve(listener, router, stopped));
             })
             .map_err(|error| failed("starting the endpoint's thread", error))?;
-        Ok(Endpoint { shared, running: Some(Running { thread, stop, ended, owner: std::process::id() }) })
+        Ok(Endpoint {
+            shared,
+            running: Some(Running { thread, stop, ended: Mutex::new(ended), owner: std::process::id() }),
+        })
     }
 
     /// Where it listens.
@@ -133,6 +136,7 @@ impl Endpoint {
         if thread.thread().id() == std::thread::current().id() {
             return;
         }
+        let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
         match ended.recv_timeout(STOP_TIME) {
             Err(RecvTimeoutError::Timeout) => tracing::warn!(
                 "the endpoint's thread did not end within {} s: a hook (or the source) has not returned; left behind",

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::is_name;
 use crate::error::{Error, Result};
 
-/// The token of a run in `DIR/lunasa-UID/RUN/token`: directories of mode 0700, the file 0600. One per run and host.
+/// The token of a run in `DIR/lunasa-UID/RUN/token`: directories of mode 0700, the file 0600. One per run and host;
+/// hosts may share DIR, so RUN names both.
 ///
 /// The file holds the token and nothing else. Dropping this removes the file and the run's directory; in a forked child it
 /// does nothing.

@@ -10,6 +10,8 @@ mod local;
 mod mpi;
 mod request;
 mod shm;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::bootstrap::Directory;
 use crate::config::RouteKind;
 use crate::error::{Error, HandleFault, Result};
+use crate::memory;
 use crate::object::{Ldo, RemoteHandle};
 use crate::registrar::Regions;
 use crate::snapshot::TrafficInfo;
@@ -150,6 +153,7 @@ impl Transfers {
 
     /// What can be said of a handle without asking its owner.
     fn admit(&self, direction: Direction, handle: &RemoteHandle) -> Result<()> {
+        memory::not_in_forked_child()?;
         handle.check()?;
         if handle.run() != self.regions.run() || handle.rank() >= self.directory.ranks() {
             return Err(HandleFault::OtherRun.into());
@@ -234,6 +238,10 @@ impl Transfers {
         self.admit(Direction::Get, handle)?;
         if handle.rank() == self.rank {
             return local::view(&self.regions, handle);
+        }
+        if !self.routes.contains(&RouteKind::Shm) {
+            let reason = "views take the shm route, which lunasa.routes does not allow: fetch the object".to_owned();
+            return Err(Error::Transfer { peer: handle.rank(), reason });
         }
         if !self.directory.is_here(handle.rank()) {
             let host = self.directory.host_name(handle.rank());

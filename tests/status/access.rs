@@ -71,7 +71,7 @@ fn without_a_token_every_path_but_health_and_style_says_where_the_token_is_and_n
         let reply = with(&endpoint, path, None);
         assert_eq!((reply.status, reply.header("www-authenticate")), (401, Some("Bearer realm=\"lunasa\"")), "{path}");
         assert!(
-            reply.body.contains("XDG_RUNTIME_DIR") && reply.body.contains("lunasa-UID/RUN/token"),
+            reply.body.contains("XDG_RUNTIME_DIR") && reply.body.contains("lunasa-UID/RUN-RANK/token"),
             "{}",
             reply.body
         );

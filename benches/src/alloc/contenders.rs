@@ -23,10 +23,18 @@ pub trait Allocator: Clone + Send + 'static {
     /// The user's bytes.
     fn bytes(held: &Self::Held) -> *mut u8;
 
-    /// Bytes mapped for what it hands out, if it says so itself.
-    fn mapped(&self) -> Option<u64> {
+    /// What it says of its own memory, if it says anything.
+    fn account(&self) -> Option<Account> {
         None
     }
+}
+
+/// What an allocator says of its own memory, in bytes.
+pub struct Account {
+    /// Mapped, to be handed out.
+    pub mapped: u64,
+    /// Its books.
+    pub bookkeeping: u64,
 }
 
 /// What is done with an allocator of whichever type.
@@ -40,29 +48,23 @@ pub trait Job {
 
 /// Lunasa's eager pool.
 #[derive(Clone)]
-pub struct Eager(Arc<WithoutEndpoint>);
-
-struct WithoutEndpoint(Lunasa);
-
-// SAFETY: all of an instance may be shared but what its endpoint waits for, and here there is no endpoint.
-unsafe impl Sync for WithoutEndpoint {}
+pub struct Eager(Arc<Lunasa>);
 
 impl Eager {
     /// An instance of its own, without an endpoint.
     pub fn new() -> Outcome<Self> {
-        let lunasa = Lunasa::local(Config::new().set("lunasa.status.enabled", false)?)?;
-        Ok(Self(Arc::new(WithoutEndpoint(lunasa))))
+        Ok(Self(Arc::new(Lunasa::local(Config::new().set("lunasa.status.enabled", false)?)?)))
     }
 
     /// The instance.
     #[inline]
     pub fn instance(&self) -> &Lunasa {
-        &self.0.0
+        &self.0
     }
 
     /// Ends it; nothing of it may be left.
     pub fn finish(self) -> Outcome {
-        let WithoutEndpoint(lunasa) = Arc::into_inner(self.0).ok_or("a contender is still there")?;
+        let lunasa = Arc::into_inner(self.0).ok_or("a contender is still there")?;
         match lunasa.finish()? {
             report if report.objects() > 0 => Err(format!("a benchmark leaves {report}").into()),
             _ => Ok(()),
@@ -90,8 +92,10 @@ impl Allocator for Eager {
         held.data_ptr().map_or_else(|error| give_up(&error), |(at, _)| at)
     }
 
-    fn mapped(&self) -> Option<u64> {
-        self.instance().snapshot().pools.first().map(|pool| pool.managed_bytes)
+    fn account(&self) -> Option<Account> {
+        let snapshot = self.instance().snapshot();
+        let pool = snapshot.pools.first();
+        pool.map(|pool| Account { mapped: pool.managed_bytes, bookkeeping: pool.bookkeeping_bytes })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each contender runs in a process of its own, and touches every page that it is given. Two measures, both as growth
 //! since before the allocator began, over the bytes that the program asked for and still holds: **resident**, and
-//! **mapped** (writable mappings; of Lunasa the bytes of its blocks).
+//! **mapped** (writable mappings; of Lunasa the bytes of its blocks). And of Lunasa the bytes of its books, over those of
+//! its blocks.
 
 use std::ops::Range;
 use std::process::Command;
@@ -13,6 +14,8 @@ use crate::Outcome;
 use crate::report::Row;
 
 const PAGE: usize = 4096;
+/// What books may take of the blocks.
+const BOOKS_GOAL: f64 = 0.01;
 
 /// A trace of allocation.
 #[derive(Clone)]
@@ -107,20 +110,30 @@ struct Traced {
 }
 
 impl Job for Traced {
-    type Made = Outcome<[f64; 2]>;
+    type Made = Outcome<Used>;
 
-    /// Resident and mapped bytes, over the live ones.
-    fn run<A: Allocator>(&self, _: &'static str, allocator: A) -> Outcome<[f64; 2]> {
+    fn run<A: Allocator>(&self, _: &'static str, allocator: A) -> Outcome<Used> {
         let mut holder = Holder::new(allocator);
         self.shape.follow(&mut holder)?;
         let now = Footprint::of_this_process()?;
-        let mapped = holder.allocator.mapped().unwrap_or_else(|| now.mapped.saturating_sub(self.before.mapped));
-        let resident = now.resident.saturating_sub(self.before.resident);
-        let live = holder.live as f64;
-        holder.thin(0, usize::MAX);
-        holder.release(0);
-        Ok([resident as f64 / live, mapped as f64 / live])
+        let account = holder.allocator.account();
+        let grown = now.mapped.saturating_sub(self.before.mapped);
+        let mapped = account.as_ref().map_or(grown, |account| account.mapped) as f64;
+        let books = account.map_or(f64::NAN, |account| account.bookkeeping as f64 / mapped);
+        let (resident, live) = (now.resident.saturating_sub(self.before.resident) as f64, holder.live as f64);
+        holder.held.into_iter().for_each(|(held, _)| holder.allocator.release(held));
+        Ok(Used { resident: resident / live, mapped: mapped / live, books })
     }
+}
+
+/// What an allocator uses at the end of a trace.
+#[derive(Clone, Copy)]
+struct Used {
+    /// Resident and mapped, per live byte.
+    resident: f64,
+    mapped: f64,
+    /// Books per byte of blocks; NaN where they are not known.
+    books: f64,
 }
 
 impl Shape {
@@ -200,47 +213,42 @@ impl Footprint {
     }
 }
 
-/// `alloc-memory CONTENDER SHAPE`: follows a trace, and says resident and mapped bytes over live ones.
+/// `alloc-memory CONTENDER SHAPE`: follows a trace, and says what [`Used`] holds.
 pub fn shape(arguments: &[String]) -> Outcome {
     let [name, shape] = arguments else { return Err("usage: alloc-memory CONTENDER SHAPE".into()) };
     let known = SHAPES.into_iter().find(|known| known.name == shape);
     let shape = known.ok_or_else(|| format!("no shape '{shape}'"))?;
     let before = Footprint::of_this_process()?;
-    let [resident, mapped] = with_named(name, None, &Traced { shape, before })??;
-    println!("{resident} {mapped}");
+    let used = with_named(name, None, &Traced { shape, before })??;
+    println!("{} {} {}", used.resident, used.mapped, used.books);
     Ok(())
 }
 
 /// The rows.
 pub fn rows(quick: bool) -> Outcome<Vec<Row>> {
-    let shapes = SHAPES.into_iter().take(if quick { 1 } else { SHAPES.len() });
-    let both = shapes.map(|shape| {
-        let mut of_all = Vec::new();
-        for name in names() {
-            of_all.push((name, in_a_child(name, shape.name)?));
+    let (mut rows, mut books) = (Vec::new(), Vec::new());
+    for shape in SHAPES.iter().take(if quick { 1 } else { SHAPES.len() }) {
+        let lunasa = in_a_child(LUNASA, shape.name)?;
+        let peers = names().into_iter().filter(|&name| name != LUNASA);
+        let peers = peers.map(|name| Ok((name, in_a_child(name, shape.name)?))).collect::<Outcome<Vec<_>>>()?;
+        let range = sizes::named_range(&shape.range);
+        let row = |unit, value: f64| Row::new(shape.name, unit, value).with("bytes", range.clone());
+        for (measure, of) in [("resident", (|used| used.resident) as fn(Used) -> f64), ("mapped", |used| used.mapped)] {
+            let row = row("bytes per live byte", of(lunasa)).with("measure", measure);
+            rows.push(peers.iter().fold(row, |row, &(name, used)| row.peer(name, of(used))));
         }
-        let row = |index: usize, measure: &str| {
-            let empty = Row::new(shape.name, "bytes per live byte", f64::NAN);
-            of_all.iter().fold(empty, |row, &(name, values)| {
-                if name == LUNASA {
-                    Row::new(shape.name, "bytes per live byte", values[index])
-                        .with("bytes", sizes::named_range(&shape.range))
-                        .with("measure", measure)
-                } else {
-                    row.peer(name, values[index])
-                }
-            })
-        };
-        Ok([row(0, "resident"), row(1, "mapped")])
-    });
-    Ok(both.collect::<Outcome<Vec<_>>>()?.into_iter().flatten().collect())
+        books.push(row("bytes of books per byte of blocks", lunasa.books).peer("goal", BOOKS_GOAL));
+    }
+    rows.extend(books);
+    Ok(rows)
 }
 
-fn in_a_child(name: &str, shape: &str) -> Outcome<[f64; 2]> {
+fn in_a_child(name: &str, shape: &str) -> Outcome<Used> {
     let output = Command::new(std::env::current_exe()?).args(["alloc-memory", name, shape]).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
-    match said.split_once(' ').filter(|_| output.status.success()) {
-        Some((resident, mapped)) => Ok([resident.parse()?, mapped.trim().parse()?]),
-        None => Err(format!("{name} in {shape}: {}", String::from_utf8_lossy(&output.stderr)).into()),
+    let numbers = said.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>();
+    match numbers.as_deref() {
+        Ok(&[resident, mapped, books]) if output.status.success() => Ok(Used { resident, mapped, books }),
+        _ => Err(format!("{name} in {shape}: {said}{}", String::from_utf8_lossy(&output.stderr)).into()),
     }
 }

@@ -1,4 +1,22 @@
 //! The cases, one file each.
 
+mod support;
+
+pub mod calls;
+pub mod directory;
+pub mod endings;
+pub mod endpoint;
+pub mod failing_start;
+pub mod finish;
+pub mod forged;
+pub mod fork;
 pub mod hello;
-pub mod smoke;
+pub mod idle;
+pub mod instances;
+pub mod pools;
+pub mod requests;
+pub mod routes;
+pub mod stale;
+pub mod threads;
+pub mod user;
+pub mod views;

@@ -20,8 +20,8 @@ pub(super) use rank::rank;
 
 /// Where the token is kept, in words: the page is for those who have not shown it.
 pub(super) const WHERE_THE_TOKEN_IS: &str = "This endpoint answers those who show the job's token. It is in a file that \
-    only the user of the job can read, on the job's hosts: lunasa-UID/RUN/token in the directory that the job was configured \
-    with, else in XDG_RUNTIME_DIR, else in /tmp. Add ?token=… with its contents to this address, or send the header \
+    only the user of the job can read, on the job's hosts: lunasa-UID/RUN-RANK/token (RANK being the first of the host) in the \
+    directory that the job was configured with, else in XDG_RUNTIME_DIR, else in /tmp. Add ?token=… with its contents to this address, or send the header \
     Authorization: Bearer with them.";
 
 /// What to do about a wrong `Host`.
