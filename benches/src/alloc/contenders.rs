@@ -188,11 +188,15 @@ general!(
     Glibc, libc::malloc, libc::free
 );
 
+type Malloc = unsafe extern "C" fn(usize) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+type Symbol = NonNull<c_void>;
+
 /// The tcmalloc of gperftools, loaded so that it serves nobody else's `malloc`.
 #[derive(Clone, Copy)]
 pub struct Gperftools {
-    malloc: unsafe extern "C" fn(usize) -> *mut c_void,
-    free: unsafe extern "C" fn(*mut c_void),
+    malloc: Malloc,
+    free: Free,
 }
 
 impl Gperftools {
@@ -210,7 +214,9 @@ impl Gperftools {
         });
         symbols.map(|(malloc, free)| {
             // SAFETY: gperftools declares `void *tc_malloc(size_t)` and `void tc_free(void *)`.
-            unsafe { Self { malloc: std::mem::transmute(malloc), free: std::mem::transmute(free) } }
+            let (malloc, free) =
+                unsafe { (std::mem::transmute::<Symbol, Malloc>(malloc), std::mem::transmute::<Symbol, Free>(free)) };
+            Self { malloc, free }
         })
     }
 }

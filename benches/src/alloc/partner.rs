@@ -1,8 +1,8 @@
 //! A second thread that works beside the measuring one, each on a core of its own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,8 @@ pub struct Partner {
 #[derive(Default)]
 struct Shared {
     gate: Gate,
-    undisturbed: AtomicBool,
+    /// When the partner began its last turn, and whether the system let it run.
+    theirs: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Partner {
@@ -49,16 +50,16 @@ impl Partner {
             let _pinned = Pinned::to(1);
             for times in asked {
                 theirs.gate.pass();
-                let before = switches();
+                let (before, start) = (switches(), Instant::now());
                 work(times);
-                theirs.undisturbed.store(switches() == before, Ordering::Relaxed);
+                *theirs.theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some((start, switches() == before));
                 theirs.gate.pass();
             }
         });
         Self { ask: Some(ask), shared, thread: Some(thread) }
     }
 
-    /// How long both take together, from when both begin until both are done.
+    /// How long both take together, from when the first begins until both are done.
     pub fn together(&mut self, times: u32, mine: impl FnOnce(u32)) -> Outcome<Turn> {
         let _pinned = Pinned::to(0);
         self.ask.as_ref().ok_or("the partner is gone")?.send(times)?;
@@ -67,8 +68,14 @@ impl Partner {
         mine(times);
         let undisturbed = switches() == before;
         self.shared.gate.pass();
-        let took = start.elapsed();
-        Ok(Turn { took, undisturbed: undisturbed && self.shared.undisturbed.load(Ordering::Relaxed) })
+        let end = Instant::now();
+        let theirs = *self.shared.theirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (their_start, they_undisturbed) = theirs.ok_or("the partner did nothing")?;
+        let (first, last) = (start.min(their_start), start.max(their_start));
+        let took = end - first;
+        // One that lost its core on the way begins late.
+        let together = last - first < took / 20;
+        Ok(Turn { took, undisturbed: undisturbed && they_undisturbed && together })
     }
 }
 
@@ -104,7 +111,7 @@ impl Wait {
     /// Waits a little.
     pub fn a_moment(&mut self) {
         self.0 = self.0.wrapping_add(1);
-        if self.0 % 256 == 0 {
+        if self.0.is_multiple_of(256) {
             std::thread::yield_now();
         } else {
             std::hint::spin_loop();
