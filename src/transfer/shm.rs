@@ -189,7 +189,7 @@ impl Peer {
         if head.is_vacant() || head.tag() != handle.tag() || head.references() == 0 {
             return Err(HandleFault::Stale("the object was dropped by its owner".to_owned()).into());
         }
-        if head.shape() != handle.shape() {
+        if head.shape() != handle.shape() || !head.fits(handle.shape()) {
             return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
         }
         Ok(Some(place))
