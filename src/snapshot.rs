@@ -88,6 +88,12 @@ pub struct PoolInfo {
     pub used_bytes: u64,
     /// Bytes managed and not used (TotalFree).
     pub free_bytes: u64,
+    /// Of the free bytes, those that caches keep for reuse.
+    pub cached_bytes: u64,
+    /// The most bytes that ever were managed.
+    pub high_water_bytes: u64,
+    /// Bytes of the manager's own books, outside the managed memory.
+    pub bookkeeping_bytes: u64,
     /// Size classes with something in them; empty for `malloc`.
     pub classes: Vec<ClassInfo>,
 }
@@ -99,6 +105,8 @@ pub struct ClassInfo {
     pub size: u64,
     /// Pieces handed out.
     pub live: u64,
+    /// Pieces that caches keep for reuse.
+    pub cached: u64,
     /// Spans cut into pieces of this size.
     pub spans: u64,
     /// Free pieces in those spans.
@@ -135,7 +143,7 @@ pub struct BlockInfo {
 pub struct RegistrationInfo {
     /// Registrations done since the start.
     pub done: u64,
-    /// Handles given without a registration of their own: what reuse saved.
+    /// Objects that were handed out registered without a registration of their own: what reuse saved.
     pub avoided: u64,
     /// Regions registered now.
     pub regions: u64,

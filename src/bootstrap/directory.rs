@@ -1,7 +1,8 @@
 //! Who is where: for every rank its node id, its host, and how its memory is reached. One copy per host.
 //!
-//! The directory lies in a memfd that the first rank of a host makes and the others map read-only: 64 bytes per rank, 64
-//! per host, and 64 of its own. No rank keeps a copy. Its bytes are written before the others map it and never again.
+//! The directory lies in a memfd that the first rank of a host makes and the others map read-only: a line of 64 bytes per
+//! host, then one per rank. No rank keeps a copy. Its bytes are written before the others map it and never again. What it
+//! is and whose is said by its name and length, which are checked when it is mapped.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -10,18 +11,7 @@ use crate::memory::{PeerMapping, Shared};
 use crate::node_id::NodeId;
 use crate::registrar::Region;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"LunasaD1");
 const LINE: usize = 64;
-
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Header {
-    magic: u64,
-    run: u64,
-    ranks: u32,
-    hosts: u32,
-    unused: [u64; 5],
-}
 
 /// One rank, as it tells the others of itself.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -54,7 +44,7 @@ struct HostEntry {
     name: [u8; 48],
 }
 
-const _: () = assert!(size_of::<Header>() == LINE && size_of::<Entry>() == LINE && size_of::<HostEntry>() == LINE);
+const _: () = assert!(size_of::<Entry>() == LINE && size_of::<HostEntry>() == LINE);
 
 /// What one host contributes: its own line, then its ranks'.
 pub(crate) type HostPart = Vec<u8>;
@@ -117,9 +107,16 @@ pub(crate) struct Directory {
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Whereabouts {
-    len: u64,
+    hosts: u32,
+    ranks: u32,
     pid: u32,
     fd: i32,
+}
+
+impl Whereabouts {
+    fn bytes(&self) -> usize {
+        LINE * (self.hosts as usize + self.ranks as usize)
+    }
 }
 
 fn memory_name(run: u64) -> String {
@@ -135,19 +132,16 @@ impl Directory {
             hosts.push((line, <[Entry]>::ref_from_bytes(entries).map_err(|_| damaged("entries of a host"))?));
         }
         hosts.sort_by_key(|(line, _)| line.first_rank);
-        let shared = Shared::create(&memory_name(run), LINE * (1 + hosts.len() + ranks as usize))?;
-        let header = Header { magic: MAGIC, run, ranks, hosts: hosts.len() as u32, unused: [0; 5] };
+        let len = LINE * (hosts.len() + ranks as usize);
+        let shared = Shared::create(&memory_name(run), len)?;
         // SAFETY: ours alone until the others are told of it; mapped for that many lines, page-aligned.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(shared.base().as_ptr(), LINE * (1 + hosts.len() + ranks as usize))
-        };
+        let bytes = unsafe { std::slice::from_raw_parts_mut(shared.base().as_ptr(), len) };
         let (lines, _) = bytes.as_chunks_mut::<LINE>();
-        lines[0].copy_from_slice(header.as_bytes());
         let mut seen = 0;
         for (index, (line, entries)) in hosts.iter().enumerate() {
-            lines[1 + index].copy_from_slice(line.as_bytes());
+            lines[index].copy_from_slice(line.as_bytes());
             for entry in *entries {
-                let at = (entry.rank < ranks).then_some(1 + hosts.len() + entry.rank as usize);
+                let at = (entry.rank < ranks).then_some(hosts.len() + entry.rank as usize);
                 let at = at.ok_or_else(|| damaged("a rank beyond the last"))?;
                 lines[at].copy_from_slice(Entry { host: index as u32, ..*entry }.as_bytes());
                 seen += 1;
@@ -165,19 +159,16 @@ impl Directory {
             Memory::Own(shared) => shared.fd(),
             Memory::Peer(_) => -1,
         };
-        Whereabouts { len: self.bytes() as u64, pid: std::process::id(), fd }
+        Whereabouts { hosts: self.hosts, ranks: self.ranks, pid: std::process::id(), fd }
     }
 
     /// Opens the directory that the first rank of this host made.
     pub(crate) fn open(run: u64, me: u32, at: Whereabouts) -> Result<Self> {
-        let mapping = PeerMapping::open(at.pid, at.fd, &memory_name(run), at.len as usize, false)?;
-        // SAFETY: mapped for `len` bytes, and written for the last time before we were told of it.
-        let bytes = unsafe { std::slice::from_raw_parts(mapping.base().as_ptr(), mapping.len()) };
-        let (header, lines) = Header::read_from_prefix(bytes).map_err(|_| damaged("a directory"))?;
-        let Header { magic, run: found, ranks, hosts, .. } = header;
-        if magic != MAGIC || found != run || lines.len() != LINE * (ranks as usize + hosts as usize) || me >= ranks {
+        if me >= at.ranks {
             return Err(damaged("a directory"));
         }
+        let mapping = PeerMapping::open(at.pid, at.fd, &memory_name(run), at.bytes(), false)?;
+        let Whereabouts { ranks, hosts, .. } = at;
         Ok(Self { memory: Memory::Peer(mapping), ranks, hosts, me })
     }
 
@@ -190,7 +181,7 @@ impl Directory {
 
     /// Bytes of this host's copy.
     pub(crate) fn bytes(&self) -> usize {
-        LINE * (1 + self.hosts as usize + self.ranks as usize)
+        LINE * (self.hosts as usize + self.ranks as usize)
     }
 
     pub(crate) fn ranks(&self) -> u32 {
@@ -203,14 +194,14 @@ impl Directory {
 
     /// A rank's entry; `None` when there is no such rank.
     pub(crate) fn entry(&self, rank: u32) -> Option<&Entry> {
-        let at = LINE * (1 + self.hosts as usize + rank as usize);
+        let at = LINE * (self.hosts as usize + rank as usize);
         // SAFETY: within the mapping for a rank that there is, aligned to 64, never written again.
         (rank < self.ranks).then(|| unsafe { &*self.base().add(at).cast::<Entry>() })
     }
 
     fn host(&self, index: u32) -> Option<&HostEntry> {
         // SAFETY: within the mapping for a host that there is, aligned to 64, never written again.
-        (index < self.hosts).then(|| unsafe { &*self.base().add(LINE * (1 + index as usize)).cast::<HostEntry>() })
+        (index < self.hosts).then(|| unsafe { &*self.base().add(LINE * index as usize).cast::<HostEntry>() })
     }
 
     /// Where a rank's endpoint answers.
@@ -256,7 +247,7 @@ mod tests {
         let (long, short) = ("a-host-whose-name-is-longer-than-forty-eight-bytes.example", "b");
         let parts = [part(short, &[1, 3]), part(long, &[0, 2, 4])];
         let own = Directory::create(5, 3, 5, &[&parts[0], &parts[1]]).unwrap();
-        assert_eq!(own.bytes(), 64 * (1 + 2 + 5));
+        assert_eq!(own.bytes(), 64 * (2 + 5));
         let other = Directory::open(5, 1, own.whereabouts()).unwrap();
         for directory in [&own, &other] {
             assert_eq!(directory.host_name(0), &long[..48]);
@@ -268,6 +259,19 @@ mod tests {
             assert!(directory.entry(5).is_none());
         }
         assert!(Directory::open(6, 1, own.whereabouts()).is_err(), "of another run");
+    }
+
+    #[test]
+    fn a_host_has_at_most_128_bytes_for_each_rank_of_the_job() {
+        for ranks in [1u32, 2, 8] {
+            let all: Vec<u32> = (0..ranks).collect();
+            let together = part("a", &all);
+            assert_eq!(Directory::create(5, 0, ranks, &[&together]).unwrap().bytes(), 64 * (1 + ranks as usize));
+            // The most there can be: every rank on a host of its own.
+            let apart: Vec<HostPart> = all.iter().map(|&rank| part(&format!("{rank}"), &[rank])).collect();
+            let apart: Vec<&[u8]> = apart.iter().map(Vec::as_slice).collect();
+            assert_eq!(Directory::create(5, 0, ranks, &apart).unwrap().bytes(), 128 * ranks as usize);
+        }
     }
 
     #[test]

@@ -21,12 +21,18 @@ pub struct Settings {
     pub eager_memory_manager: ManagerKind,
     /// The memory manager of the lazy pool.
     pub lazy_memory_manager: ManagerKind,
-    /// Bytes of the first block of a pool; each further one is twice as large.
+    /// Bytes of the smallest block of a pool.
     #[serde(with = "units::size")]
     pub tcmalloc_min_system_alloc: usize,
-    /// Bytes at which blocks stop doubling; never below `tcmalloc_min_system_alloc`.
+    /// Bytes of its largest block, but for objects larger than that; never below `tcmalloc_min_system_alloc`.
     #[serde(with = "units::size")]
     pub tcmalloc_max_system_alloc: usize,
+    /// Bytes that a pool has free ahead of need.
+    #[serde(with = "units::size")]
+    pub tcmalloc_reserve_ahead: usize,
+    /// How long a block stays wholly free before it is given back; zero is for ever.
+    #[serde(with = "units::duration")]
+    pub tcmalloc_release_after: Duration,
     /// What registers memory.
     pub registrar: RegistrarKind,
     /// Whether the host registrar locks (`mlock`) what it registers.
@@ -98,7 +104,7 @@ impl KeySpec {
 ///
 /// ```
 /// let piece = lunasa::config::keys().iter().find(|key| key.name == "lunasa.mpi.piece").unwrap();
-/// assert_eq!((piece.default, piece.variable().as_str()), ("\"1 MiB\"", "LUNASA_MPI_PIECE"));
+/// assert_eq!((piece.default, piece.variable().as_str()), ("\"4 MiB\"", "LUNASA_MPI_PIECE"));
 /// ```
 pub fn keys() -> &'static [KeySpec] {
     &KEYS
@@ -126,13 +132,25 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "lunasa.tcmalloc.min_system_alloc",
             r#""64 MiB""#,
             Size(MIB..=TIB),
-            "Size of a pool's first block; each further block is twice the one before.",
+            "Size of a pool's smallest block; blocks grow as the pool does, to an eighth of it.",
         ),
         key(
             "lunasa.tcmalloc.max_system_alloc",
             r#""1 GiB""#,
             Size(MIB..=TIB),
-            "Where the doubling of blocks ends; not below lunasa.tcmalloc.min_system_alloc.",
+            "Size of a pool's largest block, but for larger objects; not below lunasa.tcmalloc.min_system_alloc.",
+        ),
+        key(
+            "lunasa.tcmalloc.reserve_ahead",
+            r#""8 MiB""#,
+            Size(0..=TIB),
+            "Bytes to have mapped and registered ahead of need, by a thread of the pool; 0 maps only when asked.",
+        ),
+        key(
+            "lunasa.tcmalloc.release_after",
+            r#""10 s""#,
+            Kind::Duration(Duration::ZERO..=Duration::from_secs(86_400)),
+            "How long a block stays wholly free before it is deregistered and given back; \"0 s\" keeps it.",
         ),
         key(
             "lunasa.registrar",
@@ -154,7 +172,7 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
         ),
         key(
             "lunasa.mpi.piece",
-            r#""1 MiB""#,
+            r#""4 MiB""#,
             Size(4 * KIB..=GIB),
             "The mpi route cuts what it moves into messages of this size.",
         ),

@@ -41,10 +41,12 @@ fn defaults_are_those_of_the_design() {
         lazy_memory_manager: ManagerKind::Malloc,
         tcmalloc_min_system_alloc: 64 << 20,
         tcmalloc_max_system_alloc: 1 << 30,
+        tcmalloc_reserve_ahead: 8 << 20,
+        tcmalloc_release_after: Duration::from_secs(10),
         registrar: RegistrarKind::Auto,
         host_lock: false,
         routes: vec![RouteKind::SelfRank, RouteKind::Shm, RouteKind::Mpi],
-        mpi_piece: 1 << 20,
+        mpi_piece: 4 << 20,
         mpi_window: 4,
         mpi_progress: ProgressKind::Auto,
         mpi_idle: Duration::from_micros(500),
@@ -352,8 +354,11 @@ fn the_table_in_the_documentation_is_that_of_the_code() {
 #[test]
 fn the_files_in_configs_are_accepted() {
     let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/configs")).unwrap();
-    let lunasa_files: Vec<_> =
-        folder.map(|file| file.unwrap().path()).filter(|path| !path.ends_with("demo.toml")).collect();
+    let lunasa_files: Vec<_> = folder
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+        .filter(|path| !path.ends_with("demo.toml"))
+        .collect();
     assert!(lunasa_files.len() >= 4);
     for path in lunasa_files {
         Config::new().file(&path).resolve_in([]).unwrap();

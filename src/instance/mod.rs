@@ -107,6 +107,7 @@ impl Lunasa {
         start::alone(&config, Some(registrar))
     }
 
+    #[inline]
     fn watch(&self) -> &Watch {
         &self.parts.watch
     }
@@ -151,6 +152,7 @@ impl Lunasa {
     }
 
     /// Describes a new object; see [`ObjectBuilder`].
+    #[inline]
     pub fn object(&self) -> ObjectBuilder<'_> {
         ObjectBuilder::new(&self.watch().pools)
     }
@@ -303,6 +305,24 @@ impl Lunasa {
     /// At most `limit` live objects of a pool (`eager` or `lazy`).
     pub fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
         self.watch().objects(pool, limit)
+    }
+
+    /// Makes sure that objects of `bytes` in all can be allocated eagerly without mapping or registering anything more,
+    /// for programs that know what they will need.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] or [`Error::Registration`] with the limit that was hit.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        self.watch().pools[0].reserve(bytes)
+    }
+
+    /// Walks every structure of both pools and proves that each byte is in exactly one place, and that no live object was
+    /// damaged. To be called while no other thread of this process allocates or drops objects.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] with the first thing that is not as it must be.
+    pub fn check(&self) -> Result<()> {
+        self.watch().pools.iter().try_for_each(|pool| object::check(pool))
     }
 
     /// Ends Lunasa on every rank. Collective: waits for all ranks, serving them meanwhile.

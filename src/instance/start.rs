@@ -16,9 +16,10 @@ use crate::config::{
     AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
 };
 use crate::error::{Error, Result};
-use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc};
+use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
+use crate::object;
 use crate::pool::{Pool, Registration};
 use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
@@ -49,6 +50,7 @@ struct Prepared {
 }
 
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
+    object::choose_secret();
     let topology = Topology::discover()?;
     let registrar = registrar.unwrap_or_else(|| match settings.registrar {
         RegistrarKind::Auto | RegistrarKind::Host => Arc::new(HostRegistrar::new(settings.host_lock)),
@@ -71,8 +73,13 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         let manager = match kind {
             ManagerKind::Malloc => Manager::Malloc(Malloc::default()),
             ManagerKind::Tcmalloc => {
-                let (least, most) = (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc);
-                Manager::Tcmalloc(Tcmalloc::new(source.clone(), time == Registration::Eager, least, most)?)
+                let settings = tcmalloc::Settings {
+                    register: time == Registration::Eager,
+                    block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
+                    reserve_ahead: settings.tcmalloc_reserve_ahead,
+                    release_after: settings.tcmalloc_release_after,
+                };
+                Manager::Tcmalloc(Tcmalloc::new(source.clone(), settings)?)
             }
         };
         Ok(Arc::new(Pool::new(time, manager, regions.clone())))

@@ -31,8 +31,10 @@ impl Source for Watch {
     fn snapshot(&self) -> Snapshot {
         let rank = self.regions.rank();
         let (mut pools, mut blocks) = (Vec::new(), Vec::new());
+        let mut registrations = self.regions.info();
         for pool in &self.pools {
             let (info, its_blocks) = pool.info();
+            registrations.avoided += pool.avoided();
             pools.push(info);
             blocks.extend(its_blocks);
         }
@@ -56,7 +58,7 @@ impl Source for Watch {
             config: self.resolved.entries.clone(),
             pools,
             blocks,
-            registrations: self.regions.info(),
+            registrations,
             traffic: self.transfers.traffic(),
         }
     }

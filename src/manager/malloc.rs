@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{ALIGN, Holdings};
+use super::{ALIGN, Counts, Holdings};
 use crate::error::{Error, Result};
 
 const SHARDS: usize = 16;
@@ -14,6 +15,9 @@ const SHARDS: usize = 16;
 pub(crate) struct Malloc {
     /// Length of every piece, by address.
     pieces: [Mutex<HashMap<usize, usize>>; SHARDS],
+    allocations: AtomicU64,
+    drops: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Malloc {
@@ -21,7 +25,7 @@ impl Malloc {
         self.pieces[(address >> 6) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn allocate(&self, len: usize) -> Result<NonNull<u8>> {
+    pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
         let refused = || Error::Memory(format!("malloc refused {len} bytes; see `free` and `ulimit -v`"));
         let rounded = len.max(1).checked_next_multiple_of(ALIGN).ok_or_else(refused)?;
         // SAFETY: the alignment is a power of two and divides the length.
@@ -29,12 +33,15 @@ impl Malloc {
         // What it holds is somebody's old bytes, not "uninitialised" in the language's sense: hide where it came from.
         let piece = NonNull::new(black_box(piece).cast::<u8>()).ok_or_else(refused)?;
         self.shard(piece.as_ptr().addr()).insert(piece.as_ptr().addr(), rounded);
-        Ok(piece)
+        // SAFETY: at least 64 bytes, ours alone, aligned. A zero word says that no object begins there yet.
+        unsafe { piece.cast::<u64>().write(0) };
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        Ok((piece, self.allocations.fetch_add(1, Ordering::Relaxed) + 1))
     }
 
     /// # Safety
     /// As for [`super::Manager::release`].
-    pub(crate) unsafe fn release(&self, piece: NonNull<u8>) {
+    pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
         let address = piece.as_ptr().addr();
         if self.shard(address).remove(&address).is_none() {
             tracing::error!(
@@ -42,6 +49,8 @@ impl Malloc {
             );
             return;
         }
+        self.drops.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(len as u64, Ordering::Relaxed);
         // SAFETY: it was in the list, so it came from aligned_alloc and was not freed since.
         unsafe { libc::free(piece.as_ptr().cast()) };
     }
@@ -58,12 +67,30 @@ impl Malloc {
         }
     }
 
+    pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
+        self.shard(piece.as_ptr().addr()).contains_key(&piece.as_ptr().addr())
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { allocations: get(&self.allocations), drops: get(&self.drops), bytes: get(&self.bytes) }
+    }
+
+    pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
+        let mut lost = None;
+        self.walk(&mut |piece| {
+            lost = (!is_live(piece)).then_some(piece);
+            lost.is_none()
+        });
+        lost.map_or(Ok(()), |piece| Err(format!("{piece:?} is handed out, but holds no object")))
+    }
+
     pub(crate) fn holdings(&self) -> Holdings {
         let used = (self.pieces.iter())
             .map(|shard| {
                 shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|&len| len as u64).sum::<u64>()
             })
             .sum();
-        Holdings { managed: used, used, ..Holdings::default() }
+        Holdings { managed: used, most_managed: used, used, ..Holdings::default() }
     }
 }

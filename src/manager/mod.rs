@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::snapshot::{BlockInfo, ClassInfo};
 
 pub(crate) use malloc::Malloc;
-pub(crate) use tcmalloc::{BlockSource, Tcmalloc};
+pub(crate) use tcmalloc::{BlockSource, Counts, Tcmalloc};
 
 /// Alignment of every piece, and the unit of its size.
 pub(crate) const ALIGN: usize = 64;
@@ -24,8 +24,14 @@ pub(crate) const ALIGN: usize = 64;
 pub(crate) struct Holdings {
     /// Bytes mapped from the system.
     pub managed: u64,
+    /// The most bytes that ever were mapped.
+    pub most_managed: u64,
     /// Bytes handed out, with rounding.
     pub used: u64,
+    /// Bytes kept in caches for reuse.
+    pub cached: u64,
+    /// Bytes of the manager's own books.
+    pub bookkeeping: u64,
     /// Size classes in use.
     pub classes: Vec<ClassInfo>,
     /// Blocks; the pool's name is filled in by the pool.
@@ -47,28 +53,29 @@ impl Manager {
         }
     }
 
-    /// A piece of at least `len` bytes, with unspecified contents.
-    pub(crate) fn allocate(&self, len: usize) -> Result<NonNull<u8>> {
+    /// A piece of at least `len` bytes, with unspecified contents, and the serial number of the object it is for.
+    pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
         match self {
             Self::Tcmalloc(manager) => manager.allocate(len),
             Self::Malloc(manager) => manager.allocate(len),
         }
     }
 
-    /// Takes a piece back.
+    /// Takes back a piece that was allocated with `len`.
     ///
     /// # Safety
-    /// The piece came from `allocate` of this manager, was not released since, and nobody uses it any more.
-    pub(crate) unsafe fn release(&self, piece: NonNull<u8>) {
+    /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
+    pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
         match self {
             // SAFETY: the caller's promise.
-            Self::Tcmalloc(manager) => unsafe { manager.release(piece) },
+            Self::Tcmalloc(manager) => unsafe { manager.release(piece, len) },
             // SAFETY: the caller's promise.
-            Self::Malloc(manager) => unsafe { manager.release(piece) },
+            Self::Malloc(manager) => unsafe { manager.release(piece, len) },
         }
     }
 
-    /// Calls `visit` with every piece that is handed out, until it returns false. No piece can go meanwhile.
+    /// Calls `visit` with every piece that may hold an object, until it returns false; those that hold none begin with a
+    /// zero word, or are no pieces any more. Their memory stays readable meanwhile.
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(NonNull<u8>) -> bool) {
         match self {
             Self::Tcmalloc(manager) => manager.walk(visit),
@@ -76,10 +83,41 @@ impl Manager {
         }
     }
 
+    /// Whether a piece begins here that was handed out, or lies in a cache.
+    pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
+        match self {
+            Self::Tcmalloc(manager) => manager.is_piece(piece),
+            Self::Malloc(manager) => manager.is_piece(piece),
+        }
+    }
+
+    /// Makes sure that `bytes` can be handed out without growing.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        match self {
+            Self::Tcmalloc(manager) => manager.reserve(bytes),
+            Self::Malloc(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        match self {
+            Self::Tcmalloc(manager) => manager.counts(),
+            Self::Malloc(manager) => manager.counts(),
+        }
+    }
+
     pub(crate) fn holdings(&self) -> Holdings {
         match self {
             Self::Tcmalloc(manager) => manager.holdings(),
             Self::Malloc(manager) => manager.holdings(),
+        }
+    }
+
+    /// Proves that each byte is in exactly one place; see [`Tcmalloc::check`].
+    pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
+        match self {
+            Self::Tcmalloc(manager) => manager.check(is_live),
+            Self::Malloc(manager) => manager.check(is_live),
         }
     }
 }

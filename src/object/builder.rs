@@ -12,6 +12,9 @@ use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::pool::{Pool, Registration};
 
+/// Largest size that the quick way considers.
+const MOST_QUICK: usize = 1 << 40;
+
 /// Describes an object before it is allocated; [`ObjectBuilder::data`], [`ObjectBuilder::data_of`] and
 /// [`ObjectBuilder::user`] allocate it.
 ///
@@ -34,32 +37,38 @@ pub struct ObjectBuilder<'a> {
 }
 
 impl<'a> ObjectBuilder<'a> {
+    #[inline]
     pub(crate) fn new(pools: &'a [Arc<Pool>; 2]) -> Self {
         Self { pools, time: Registration::Eager, type_id: TypeId(0), meta: 0, capacity: 0, zeroed: false }
     }
 
     /// Its type: a number or a name.
+    #[inline]
     pub fn type_id(self, type_id: impl Into<TypeId>) -> Self {
         Self { type_id: type_id.into(), ..self }
     }
 
     /// Bytes of metadata, in front of the data: up to 4 GiB - 1. For a typed view of the data behind them, a multiple of
     /// the type's alignment.
+    #[inline]
     pub fn meta(self, bytes: usize) -> Self {
         Self { meta: bytes, ..self }
     }
 
     /// Bytes that metadata and data together may grow to; at least what they have.
+    #[inline]
     pub fn capacity(self, bytes: usize) -> Self {
         Self { capacity: bytes, ..self }
     }
 
     /// From the lazy pool: registered when a handle is first asked for.
+    #[inline]
     pub fn lazy(self) -> Self {
         Self { time: Registration::Lazy, ..self }
     }
 
     /// Metadata and data begin as zeros; otherwise they hold whatever was there before.
+    #[inline]
     pub fn zeroed(self) -> Self {
         Self { zeroed: true, ..self }
     }
@@ -69,7 +78,22 @@ impl<'a> ObjectBuilder<'a> {
     /// # Errors
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
     /// limit, [`Error::Closed`] after finish.
+    #[inline]
     pub fn data(self, bytes: usize) -> Result<Ldo> {
+        // Sums of such sizes cannot overflow; all else, and every error, goes the long way.
+        if self.meta <= u32::MAX as usize && bytes <= MOST_QUICK && self.capacity <= MOST_QUICK && !self.zeroed {
+            let capacity = (self.meta + bytes).max(self.capacity);
+            let shape = Shape { type_id: self.type_id.0, meta_len: self.meta as u32, data_len: bytes as u64 };
+            if let Some(object) = Ldo::make_quickly(self.pool(), shape, capacity) {
+                return Ok(object);
+            }
+        }
+        self.data_slowly(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn data_slowly(&self, bytes: usize) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool(), self.meta_len()?);
         let too_large = || {
             let (meta, capacity) = (self.meta, self.capacity);
@@ -97,6 +121,7 @@ impl<'a> ObjectBuilder<'a> {
     ///
     /// # Errors
     /// As for [`ObjectBuilder::data`].
+    #[inline]
     pub fn data_of<T: FromBytes + IntoBytes>(self, count: usize) -> Result<Ldo> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::Object(format!("{count} values of {} bytes exceed the address space", size_of::<T>()))
@@ -149,6 +174,7 @@ impl<'a> ObjectBuilder<'a> {
         Ok(object)
     }
 
+    #[inline]
     fn pool(&self) -> &'a Arc<Pool> {
         &self.pools[self.time as usize]
     }

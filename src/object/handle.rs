@@ -83,6 +83,7 @@ impl RemoteSegment {
         Self { slot, generation, key: U32::new(key), unused: U32::ZERO, address: U64::new(address) }
     }
 
+    #[inline]
     fn part(&self, offset: u64, len: u64) -> Part {
         let id = RegionId { slot: self.slot.get(), generation: self.generation.get() };
         Part { id, key: self.key.get(), address: self.address.get().wrapping_add(offset), len }
@@ -189,6 +190,7 @@ impl RemoteHandle {
         self.piece.part(0, super::head::HEAD as u64)
     }
 
+    #[inline]
     fn layout(&self) -> Result<Layout> {
         let tag = self.tag();
         Layout::new(self.meta_len.get(), self.data_len.get(), tag & USER != 0, tag & META_IN_USER != 0)
@@ -196,6 +198,7 @@ impl RemoteHandle {
     }
 
     /// First byte and length of the handle's section, counted through piece and user memory.
+    #[inline]
     pub(crate) fn section_range(&self) -> Result<(u64, u64)> {
         let section = Section::from_byte(self.section)
             .ok_or_else(|| HandleFault::Malformed(format!("section number {}", self.section)))?;
@@ -204,17 +207,20 @@ impl RemoteHandle {
 
     /// Where `len` bytes from `offset` of the handle's section lie: offset and length in the piece, then in the program's
     /// memory.
+    // Always inlined: returned through memory, written narrow and read back wide, the parts would cost more than the copy of
+    // a few bytes.
+    #[inline(always)]
     pub(crate) fn offsets(&self, offset: u64, len: u64) -> Result<[(u64, u64); 2]> {
         let (start, section_len) = self.section_range()?;
         if offset > section_len || len > section_len - offset {
-            let name = Section::from_byte(self.section).map_or_else(String::new, |section| section.to_string());
-            let why = format!("bytes {offset}..{} of the {name}, which has {section_len}", offset.saturating_add(len));
-            return Err(HandleFault::OutOfBounds(why).into());
+            return Err(self.out_of_bounds(offset, len, section_len));
         }
         Ok(self.layout()?.cut(start + offset, len))
     }
 
     /// As [`RemoteHandle::offsets`], as parts of the owner's memory; a part of length 0 is to be skipped.
+    // Always inlined, as `offsets` is.
+    #[inline(always)]
     pub(crate) fn locate(&self, offset: u64, len: u64) -> Result<[Part; 2]> {
         let [(in_piece, piece_len), (in_user, user_len)] = self.offsets(offset, len)?;
         Ok([self.piece.part(in_piece, piece_len), self.user.part(in_user, user_len)])
@@ -231,6 +237,13 @@ impl RemoteHandle {
             return Err(HandleFault::OutOfBounds(why.to_owned()).into());
         }
         Ok(())
+    }
+
+    #[cold]
+    fn out_of_bounds(&self, offset: u64, len: u64, section_len: u64) -> Error {
+        let name = Section::from_byte(self.section).map_or_else(String::new, |section| section.to_string());
+        let end = offset.saturating_add(len);
+        HandleFault::OutOfBounds(format!("bytes {offset}..{end} of the {name}, which has {section_len}")).into()
     }
 
     /// Whether the bytes are a handle of this version, undamaged.
@@ -252,16 +265,16 @@ impl RemoteHandle {
         self
     }
 
-    /// Two lanes of multiply and rotate over twelve words: it has to be quick, not to keep out an enemy.
+    /// Four lanes of multiply and rotate over twelve words: it has to be quick, not to keep out an enemy.
     fn expected_checksum(&self) -> u64 {
         let words: [U64; Self::SIZE / 8] = zerocopy::transmute!(*self);
-        let mut lanes = [0x243f_6a88_85a3_08d3u64, 0x1319_8a2e_0370_7344];
-        for pair in words[..words.len() - 1].chunks_exact(2) {
-            for (lane, word) in lanes.iter_mut().zip(pair) {
+        let mut lanes = [0x243f_6a88_85a3_08d3u64, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
+        for four in words[..words.len() - 1].chunks_exact(4) {
+            for (lane, word) in lanes.iter_mut().zip(four) {
                 *lane = (*lane ^ word.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
             }
         }
-        lanes[0] ^ lanes[1].rotate_left(32)
+        lanes[0] ^ lanes[1].rotate_left(16) ^ lanes[2].rotate_left(32) ^ lanes[3].rotate_left(48)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  0 check      hash of the fields that never change, of the address and of a secret; 0 when there is no object
-//!  8 counts     references (low half), and pins by transfers that serve the object to a peer (high half)
+//!  8 counts     references (low half); above them pins by transfers that serve the object to a peer; the highest bit says
+//!               that a handle was given out
 //! 16 tag        serial number of the object << 8 | flags
 //! 24 owner      its pool
 //! 32 capacity   bytes that metadata and data may take
@@ -33,6 +34,8 @@ pub(crate) const META_IN_USER: u64 = 2;
 
 const REFERENCE: u64 = 1;
 const PIN: u64 = 1 << 32;
+/// Only an object that carries this bit can be pinned. One that does not, and has one reference, is its holder's alone.
+const SHARED: u64 = 1 << 63;
 /// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
 const MOST: u32 = u32::MAX / 2;
 
@@ -70,27 +73,27 @@ pub(crate) struct Birth {
     pub extra: u64,
 }
 
-fn secret() -> u64 {
-    static SECRET: AtomicU64 = AtomicU64::new(0);
-    match SECRET.load(Ordering::Relaxed) {
-        0 => {
-            let fresh = rand::random::<u64>() | 1;
-            SECRET.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
-        }
-        secret => secret,
-    }
+static SECRET: AtomicU64 = AtomicU64::new(0);
+
+/// Chooses the secret of this process's check words. To be called before the first object is made; later calls change
+/// nothing.
+pub(crate) fn choose_secret() {
+    // Losing the race leaves the winner's; either is as good.
+    let _ = SECRET.compare_exchange(0, rand::random::<u64>() | 1, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 impl Head {
     /// Makes these 64 bytes an object with one reference.
+    #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
+        let (tag, owner) = (birth.serial << 8 | birth.flags, birth.owner.expose_provenance() as u64);
         self.counts.store(REFERENCE, Ordering::Relaxed);
-        self.tag.store(birth.serial << 8 | birth.flags, Ordering::Relaxed);
-        self.owner.store(birth.owner.expose_provenance() as u64, Ordering::Relaxed);
+        self.tag.store(tag, Ordering::Relaxed);
+        self.owner.store(owner, Ordering::Relaxed);
         self.capacity.store(birth.capacity, Ordering::Relaxed);
         self.extra.store(birth.extra, Ordering::Relaxed);
         self.set_shape(shape);
-        self.check.store(self.expected_check(), Ordering::Release);
+        self.check.store(self.check_of(tag, owner, birth.capacity, birth.extra), Ordering::Release);
     }
 
     /// The object is no more; late readers see it.
@@ -98,19 +101,26 @@ impl Head {
         self.check.store(0, Ordering::Release);
     }
 
+    /// Four products that do not wait for one another; a field that changed changes the sum, and nobody outside knows the
+    /// secret.
+    #[inline(always)]
+    fn check_of(&self, tag: u64, owner: u64, capacity: u64, extra: u64) -> u64 {
+        let extra = if tag & USER != 0 { extra } else { 0 };
+        let sum = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ owner.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ capacity.wrapping_mul(0x1656_67b1_9e37_79f9)
+            ^ extra.wrapping_mul(0x27d4_eb2f_1656_67c5);
+        (sum ^ SECRET.load(Ordering::Relaxed) ^ std::ptr::from_ref(self).addr() as u64) | 1
+    }
+
+    #[inline(always)]
     fn expected_check(&self) -> u64 {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let tag = self.tag();
-        let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
-        let mut hash = secret() ^ std::ptr::from_ref(self).addr() as u64;
-        for word in [tag, self.owner.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed), extra] {
-            hash = (hash ^ word).wrapping_mul(ODD);
-            hash ^= hash >> 32;
-        }
-        hash | 1
+        let (owner, extra) = (self.owner.load(Ordering::Relaxed), self.extra.load(Ordering::Relaxed));
+        self.check_of(self.tag(), owner, self.capacity(), extra)
     }
 
     /// Whether there is an object here and nothing that must not change was written over.
+    #[inline(always)]
     pub(crate) fn is_sound(&self) -> bool {
         let check = self.check.load(Ordering::Acquire);
         check != 0 && check == self.expected_check()
@@ -147,6 +157,7 @@ impl Head {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn set_shape(&self, shape: Shape) {
         self.type_id.store(shape.type_id, Ordering::Relaxed);
         self.meta_len.store(shape.meta_len, Ordering::Relaxed);
@@ -163,6 +174,7 @@ impl Head {
         self.counts.load(Ordering::Acquire) as u32
     }
 
+    #[inline(always)]
     pub(crate) fn add_reference(&self) {
         if self.counts.fetch_add(REFERENCE, Ordering::Relaxed) as u32 > MOST {
             std::process::abort();
@@ -170,18 +182,28 @@ impl Head {
     }
 
     /// Whether that was the last of everything: then the object must be destroyed by the caller.
+    #[inline(always)]
     pub(crate) fn drop_reference(&self) -> bool {
-        self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) == REFERENCE
+        // With one reference, ours, and no handle given out, nobody else can come to touch the counts.
+        self.counts.load(Ordering::Acquire) == REFERENCE
+            || self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
+    }
+
+    /// A handle is about to be given out: from now on the object may be pinned.
+    pub(crate) fn share(&self) {
+        if self.counts.load(Ordering::Relaxed) & SHARED == 0 {
+            self.counts.fetch_or(SHARED, Ordering::AcqRel);
+        }
     }
 
     /// Keeps the object of this tag from being destroyed, without counting as a reference. False when it is gone.
     pub(crate) fn pin(&self, tag: u64) -> bool {
-        let mut counts = self.counts.load(Ordering::Relaxed);
+        let mut counts = self.counts.load(Ordering::Acquire);
         loop {
-            if self.is_vacant() || self.tag() != tag || counts as u32 == 0 {
+            if counts & SHARED == 0 || counts as u32 == 0 || self.is_vacant() || self.tag() != tag {
                 return false;
             }
-            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(now) => counts = now,
             }
@@ -190,6 +212,6 @@ impl Head {
 
     /// As [`Head::drop_reference`], for a pin.
     pub(crate) fn unpin(&self) -> bool {
-        self.counts.fetch_sub(PIN, Ordering::AcqRel) == PIN
+        self.counts.fetch_sub(PIN, Ordering::AcqRel) & !SHARED == PIN
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -40,11 +41,25 @@ impl Ldo {
     /// # Safety
     /// The piece has [`HEAD`] bytes and what `birth` and `shape` say lies in it, is aligned to 64, and is nobody else's. The
     /// owner outlives the object. With the flag `USER`, `extra` is a leaked [`UserPart`].
+    #[inline(always)]
     pub(super) unsafe fn begin(piece: NonNull<u8>, birth: Birth, shape: Shape) -> Self {
         let head = piece.cast::<Head>();
         // SAFETY: in the piece, aligned, and any bits are valid for its atomics.
         unsafe { head.as_ref() }.begin(birth, shape);
         Self(head)
+    }
+
+    /// The fast path of making an ordinary object: from the thread's cache, if that has a piece. The sections fit the
+    /// capacity, and that the address space.
+    #[inline(never)]
+    pub(super) fn make_quickly(pool: &Pool, shape: Shape, capacity: usize) -> Option<Self> {
+        if memory::in_forked_child() {
+            return None;
+        }
+        let (piece, serial) = pool.take_cached(HEAD + capacity)?;
+        let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra: 0 };
+        // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
+        Some(unsafe { Self::begin(piece, birth, shape) })
     }
 
     fn head(&self) -> &Head {
@@ -256,8 +271,8 @@ impl Ldo {
 
     /// Whether its memory is registered: a handle costs nothing more then.
     pub fn is_registered(&self) -> bool {
-        let known = |word: &std::sync::atomic::AtomicU64, pool: &Pool| {
-            let id = RegionId::unpack(word.load(std::sync::atomic::Ordering::Acquire));
+        let known = |word: &AtomicU64, pool: &Pool| {
+            let id = RegionId::unpack(word.load(Ordering::Acquire));
             id.is_some_and(|id| pool.regions.get(id).is_some())
         };
         // SAFETY: the head's piece is handed out as long as the object lives.
@@ -288,7 +303,6 @@ impl Ldo {
         pool.check_open("handles")?;
         // SAFETY: the head's piece is handed out as long as the object lives.
         let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
-            pool.regions.count_avoided();
             region
         } else {
             let (len, current) = match part {
@@ -352,6 +366,7 @@ impl Ldo {
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
         let (piece, user) = self.regions()?;
+        self.head().share();
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
         Ok(RemoteHandle::new(&Origin {
             rank: pool.regions.rank(),
@@ -373,6 +388,7 @@ impl Ldo {
     }
 }
 
+#[cold]
 fn damaged(head: &Head) -> Error {
     let address = std::ptr::from_ref(head).addr();
     Error::Object(format!(
@@ -381,6 +397,7 @@ fn damaged(head: &Head) -> Error {
     ))
 }
 
+#[inline(always)]
 fn pool_of(head: &Head) -> Result<&Pool> {
     if !head.is_sound() {
         return Err(damaged(head));
@@ -396,7 +413,7 @@ fn user_part_of(head: &Head) -> Result<Option<&UserPart>> {
     if !head.is_sound() {
         return Err(damaged(head));
     }
-    let extra = head.extra.load(std::sync::atomic::Ordering::Relaxed) as usize;
+    let extra = head.extra.load(Ordering::Relaxed) as usize;
     // SAFETY: sound and flagged, so this is the part leaked for the object, which lives as long.
     Ok(Some(unsafe { &*std::ptr::with_exposed_provenance::<UserPart>(extra) }))
 }
@@ -469,6 +486,7 @@ unsafe fn typed_mut<'a, T: FromBytes + IntoBytes>(
 }
 
 impl Clone for Ldo {
+    #[inline]
     fn clone(&self) -> Self {
         // A forked child shares the memory with its parent: it must not count there.
         if !memory::in_forked_child() {
@@ -479,6 +497,7 @@ impl Clone for Ldo {
 }
 
 impl Drop for Ldo {
+    #[inline]
     fn drop(&mut self) {
         if !memory::in_forked_child() && self.head().drop_reference() {
             // SAFETY: that was the last of everything.
@@ -491,43 +510,71 @@ impl Drop for Ldo {
 ///
 /// # Safety
 /// Neither references nor pins are left.
-unsafe fn destroy(head: NonNull<Head>) {
-    let piece = head.cast::<u8>();
+#[inline(never)]
+unsafe fn destroy(at: NonNull<Head>) {
     // SAFETY: the piece is still handed out.
-    let head = unsafe { head.as_ref() };
-    let pool = match pool_of(head) {
-        Ok(pool) => pool,
-        Err(error) => {
-            tracing::error!("{error}");
-            return;
+    let head = unsafe { at.as_ref() };
+    if !head.is_sound() {
+        return report_damaged(head);
+    }
+    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+    let pool = unsafe { &*head.owner() };
+    if head.extra.load(Ordering::Relaxed) != 0 || head.is_user() {
+        // SAFETY: the caller's promise.
+        return unsafe { destroy_registered(at, pool) };
+    }
+    // The common case: an ordinary object without a region of its own.
+    let len = HEAD + head.capacity() as usize;
+    head.end();
+    // SAFETY: allocated with this length for this object, and nobody is left to use it.
+    unsafe {
+        if !pool.put_cached(at.cast(), len) {
+            pool.release(at.cast(), len, None);
         }
-    };
-    let extra = head.extra.load(std::sync::atomic::Ordering::Acquire);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn report_damaged(head: &Head) {
+    tracing::error!("{}", damaged(head));
+}
+
+/// As `destroy`, for an object with regions of its own, or with the program's memory.
+///
+/// # Safety
+/// Neither references nor pins are left; the head is sound, and `pool` its owner.
+#[cold]
+#[inline(never)]
+unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { at.as_ref() };
+    let extra = head.extra.load(Ordering::Acquire);
     let (len, region) = if head.is_user() {
         // SAFETY: sound and flagged, so leaked for this object; taken back once, here.
         let part = unsafe { Box::<UserPart>::from_raw(std::ptr::with_exposed_provenance_mut(extra as usize)) };
-        if let Some(id) = RegionId::unpack(part.region.load(std::sync::atomic::Ordering::Acquire))
+        if let Some(id) = RegionId::unpack(part.region.load(Ordering::Acquire))
             && let Err(error) = pool.regions.deregister(id)
         {
             tracing::error!("{error}; the program's {} bytes are not given back", part.memory.len());
             std::mem::forget(part);
             return;
         }
-        let own = RegionId::unpack(part.piece_region.load(std::sync::atomic::Ordering::Acquire));
+        let own = RegionId::unpack(part.piece_region.load(Ordering::Acquire));
         (part.piece_len, own)
     } else {
         (HEAD + head.capacity() as usize, RegionId::unpack(extra))
     };
     // A region id that was written over names none, or one of another object: never end that.
     let region = region.filter(|&id| {
-        pool.regions.get(id).is_none_or(|region| region.base == piece) || {
-            tracing::error!("{}", damaged(head));
+        pool.regions.get(id).is_none_or(|region| region.base == at.cast()) || {
+            report_damaged(head);
             false
         }
     });
     head.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(piece, len, region) };
+    unsafe { pool.release(at.cast(), len, region) };
 }
 
 /// An object of this rank that is kept alive while it is served to a peer.
@@ -556,7 +603,7 @@ impl PinnedObject {
             return Err(dropped().into());
         }
         let pinned = Self(head);
-        // The object may have gone, and another come to its place, between the look and the pin.
+        // Between the look at the tag and the pin the memory may have come to another object.
         if pinned.head().tag() != handle.tag() {
             return Err(dropped().into());
         }

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use super::head::{Head, Shape};
 use super::types::TypeId;
+use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::registrar::RegionId;
 use crate::snapshot::ObjectInfo;
@@ -19,9 +20,10 @@ enum Found<'a> {
 fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
     pool.walk(&mut |piece: NonNull<u8>| {
         let address = piece.as_ptr().addr();
-        // SAFETY: the walk's pieces stay handed out meanwhile, begin with a head, and any bits are valid for its atomics.
+        // SAFETY: the walk's pieces stay mapped meanwhile and are aligned to 64; any bits are valid for a head's atomics.
         let head = unsafe { piece.cast::<Head>().as_ref() };
-        // Between being handed out and becoming an object a piece holds anything: look again before calling it damaged.
+        // An object that is just being made looks damaged for a moment, and so does a place where pieces were cut anew since
+        // the walk began: look again before calling it so.
         for _ in 0..1000 {
             if head.is_vacant() {
                 return true;
@@ -31,7 +33,7 @@ fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
             }
             std::hint::spin_loop();
         }
-        visit(address, Found::Damaged)
+        !pool.is_piece(piece) || visit(address, Found::Damaged)
     });
 }
 
@@ -154,4 +156,11 @@ pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport
     }
     report.groups.sort_by_key(|group| std::cmp::Reverse(group.bytes()));
     report
+}
+
+/// Proves that each byte of a pool is in exactly one place; see [`Pool::check`].
+pub(crate) fn check(pool: &Pool) -> Result<()> {
+    // SAFETY: a piece that is handed out begins with a head, and any bits are valid for its atomics.
+    let is_live = |piece: NonNull<u8>| unsafe { piece.cast::<Head>().as_ref() }.is_sound();
+    pool.check(&is_live).map_err(|found| Error::Memory(format!("the {} pool is not sound: {found}", pool.name())))
 }

@@ -118,6 +118,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Of an object with these sections; `user` and `meta_in_user` as its flags say. `None` when the sum overflows.
+    #[inline]
     pub(crate) fn new(meta_len: u32, data_len: u64, user: bool, meta_in_user: bool) -> Option<Self> {
         let (head, meta_len) = (super::head::HEAD as u64, u64::from(meta_len));
         let all = meta_len.checked_add(data_len)?;
@@ -131,6 +132,7 @@ impl Layout {
     }
 
     /// First byte and length of a section, counted from the local header through piece and user memory.
+    #[inline]
     pub(crate) fn section(&self, section: Section) -> (u64, u64) {
         let (local, head) = (super::head::LOCAL as u64, super::head::HEAD as u64);
         let all = self.meta_len + self.data_len;
@@ -146,6 +148,7 @@ impl Layout {
 
     /// Cuts `len` bytes from `start` (counted as above) at the end of the piece: `(offset, length)` in the piece and in the
     /// program's memory. The caller has checked that they are there.
+    #[inline]
     pub(crate) fn cut(&self, start: u64, len: u64) -> [(u64, u64); 2] {
         let in_piece = self.piece.saturating_sub(start).min(len);
         [(start.min(self.piece), in_piece), (start.saturating_sub(self.piece), len - in_piece)]

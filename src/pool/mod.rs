@@ -7,7 +7,7 @@
 mod tests;
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -28,31 +28,31 @@ pub enum Registration {
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
+const NO_MANAGER: usize = usize::MAX;
+
 /// A memory manager and a time of registration.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub time: Registration,
     manager: Manager,
     pub regions: Arc<Regions>,
+    /// Whether pieces are registered one by one, as they are handed out.
+    piecewise: bool,
     closed: AtomicBool,
+    /// Number of the manager whose thread caches serve this pool directly; one that no manager has, when none may.
+    quick: AtomicUsize,
     registering: [Mutex<()>; STRIPES],
-    live: AtomicU64,
-    allocations: AtomicU64,
-    bytes: AtomicU64,
 }
 
 impl Pool {
     pub(crate) fn new(time: Registration, manager: Manager, regions: Arc<Regions>) -> Self {
-        Self {
-            time,
-            manager,
-            regions,
-            closed: AtomicBool::new(false),
-            registering: Default::default(),
-            live: AtomicU64::new(0),
-            allocations: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        }
+        let quick = match &manager {
+            Manager::Tcmalloc(manager) => manager.number(),
+            Manager::Malloc(_) => NO_MANAGER,
+        };
+        let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
+        let (closed, quick) = (AtomicBool::new(false), AtomicUsize::new(quick));
+        Self { time, piecewise, manager, regions, closed, quick, registering: Default::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -62,27 +62,38 @@ impl Pool {
         }
     }
 
+    /// The fast path of [`Pool::allocate`], for a piece that needs no region of its own: from the thread's cache.
+    #[inline(always)]
+    pub(crate) fn take_cached(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+        tcmalloc::take_cached(self.quick.load(Ordering::Relaxed), len)
+    }
+
+    /// The fast path of [`Pool::release`], for a piece without a region of its own: into the thread's cache, if it has room.
+    ///
+    /// # Safety
+    /// As for [`Pool::release`].
+    #[inline(always)]
+    pub(crate) unsafe fn put_cached(&self, piece: NonNull<u8>, len: usize) -> bool {
+        // SAFETY: the caller's promise; the number is that of this pool's manager, or nobody's.
+        unsafe { tcmalloc::put_cached(self.quick.load(Ordering::Relaxed), piece, len) }
+    }
+
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
     /// piece by piece.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
         self.check_open("objects")?;
-        let piece = self.manager.allocate(len)?;
-        let mut region = None;
-        if self.time == Registration::Eager && matches!(self.manager, Manager::Malloc(_)) {
-            // SAFETY: the piece stays mapped until it is released, which deregisters first.
-            match unsafe { self.regions.register(piece, len, None) } {
-                Ok(registered) => region = Some(registered),
-                Err(error) => {
-                    // SAFETY: handed out above, and not used.
-                    unsafe { self.manager.release(piece) };
-                    return Err(error);
-                }
-            }
-        }
-        self.live.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
-        let serial = self.allocations.fetch_add(1, Ordering::Relaxed) + 1;
+        let (piece, serial) = self.manager.allocate(len)?;
+        let region = if self.piecewise { Some(self.register_piece(piece, len)?) } else { None };
         Ok((piece, serial, region))
+    }
+
+    #[cold]
+    fn register_piece(&self, piece: NonNull<u8>, len: usize) -> Result<Region> {
+        // SAFETY: the piece stays mapped until it is released, which deregisters first.
+        unsafe { self.regions.register(piece, len, None) }.inspect_err(|_| {
+            // SAFETY: handed out just now with this length, and not used.
+            unsafe { self.manager.release(piece, len) };
+        })
     }
 
     /// Takes a piece back, after ending the region of its own if it has one.
@@ -90,8 +101,6 @@ impl Pool {
     /// # Safety
     /// The piece came from `allocate` of this pool with this length, and nobody uses it any more.
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize, region: Option<RegionId>) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(len as u64, Ordering::Relaxed);
         if let Some(region) = region
             && let Err(error) = self.regions.deregister(region)
         {
@@ -99,7 +108,7 @@ impl Pool {
             return;
         }
         // SAFETY: the caller's promise.
-        unsafe { self.manager.release(piece) };
+        unsafe { self.manager.release(piece, len) };
     }
 
     /// The region that memory of this pool is in by itself, without one of its own.
@@ -123,7 +132,6 @@ impl Pool {
         let _one_at_a_time =
             self.registering[(base.as_ptr().addr() >> 6) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(region) = known(current.load(Ordering::Acquire)) {
-            self.regions.count_avoided();
             return Ok(region);
         }
         // SAFETY: the piece that the memory is in, or the program's memory, stays; see the caller's promise.
@@ -136,6 +144,7 @@ impl Pool {
 
     /// From now on nothing is handed out.
     pub(crate) fn close(&self) {
+        self.quick.store(NO_MANAGER, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
     }
 
@@ -152,12 +161,33 @@ impl Pool {
 
     /// Objects alive.
     pub(crate) fn live(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
+        let counts = self.manager.counts();
+        counts.allocations.saturating_sub(counts.drops)
     }
 
-    /// Calls `visit` with every piece handed out, until it returns false. None can go meanwhile.
+    /// As [`Manager::walk`].
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(NonNull<u8>) -> bool) {
         self.manager.walk(visit);
+    }
+
+    /// Whether a piece begins here that was handed out, or lies in a cache.
+    pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
+        self.manager.is_piece(piece)
+    }
+
+    /// Makes sure that `bytes` can be handed out without growing.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        self.manager.reserve(bytes)
+    }
+
+    /// As [`Manager::check`].
+    pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
+        self.manager.check(is_live)
+    }
+
+    /// Objects that were handed out registered without a registration of their own.
+    pub(crate) fn avoided(&self) -> u64 {
+        if self.time == Registration::Eager && !self.piecewise { self.manager.counts().allocations } else { 0 }
     }
 
     /// The region of the first block, when this pool has blocks that are registered.
@@ -169,16 +199,19 @@ impl Pool {
     }
 
     pub(crate) fn info(&self) -> (PoolInfo, Vec<BlockInfo>) {
-        let holdings = self.manager.holdings();
+        let (holdings, counts) = (self.manager.holdings(), self.manager.counts());
         let pool = PoolInfo {
             name: self.name().to_owned(),
             manager: self.manager.name().to_owned(),
-            live_objects: self.live(),
-            allocations: self.allocations.load(Ordering::Relaxed),
-            allocated_bytes: self.bytes.load(Ordering::Relaxed),
+            live_objects: counts.allocations.saturating_sub(counts.drops),
+            allocations: counts.allocations,
+            allocated_bytes: counts.bytes,
             managed_bytes: holdings.managed,
             used_bytes: holdings.used,
             free_bytes: holdings.managed.saturating_sub(holdings.used),
+            cached_bytes: holdings.cached,
+            high_water_bytes: holdings.most_managed,
+            bookkeeping_bytes: holdings.bookkeeping,
             classes: holdings.classes,
         };
         let blocks = holdings.blocks.into_iter().map(|block| BlockInfo { pool: self.name().to_owned(), ..block });

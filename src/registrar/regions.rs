@@ -105,6 +105,7 @@ const TABLE: usize = SLOTS * size_of::<Slot>();
 
 impl Slot {
     /// Base and length, if the slot is still of that generation after they were read.
+    #[inline]
     fn read(&self, generation: u32) -> Option<(usize, usize)> {
         if self.generation.load(Ordering::Acquire) != generation || generation % 2 == 0 {
             return None;
@@ -139,7 +140,6 @@ pub(crate) struct Regions {
     books: Mutex<Books>,
     /// Held for reading while a region's memory is looked at on a peer's behalf, for writing while one goes.
     in_use: RwLock<()>,
-    avoided: AtomicU64,
 }
 
 /// The name of a rank's table, which proves to peers that they opened the right one.
@@ -151,7 +151,7 @@ impl Regions {
     pub(crate) fn new(registrar: Arc<dyn Registrar>, run: u64, rank: u32) -> Result<Self> {
         let table = Shared::create(&table_name(run, rank), TABLE)?;
         let (books, in_use) = (Mutex::default(), RwLock::new(()));
-        Ok(Self { registrar, run, rank, table, books, in_use, avoided: AtomicU64::new(0) })
+        Ok(Self { registrar, run, rank, table, books, in_use })
     }
 
     /// The run that these regions belong to.
@@ -269,13 +269,9 @@ impl Regions {
         (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
     }
 
-    /// Counts a handle that needed no registration of its own.
-    pub(crate) fn count_avoided(&self) {
-        self.avoided.fetch_add(1, Ordering::Relaxed);
-    }
-
+    /// What was registered; what was avoided, the pools know.
     pub(crate) fn info(&self) -> RegistrationInfo {
-        RegistrationInfo { avoided: self.avoided.load(Ordering::Relaxed), ..self.books().info.clone() }
+        self.books().info.clone()
     }
 }
 
@@ -305,6 +301,7 @@ impl PeerRegions {
     }
 
     /// What the region is, if it is registered.
+    #[inline]
     pub(crate) fn get(&self, id: RegionId) -> Option<PeerRegion> {
         let slot = self.slot(id)?;
         let (base, len) = slot.read(id.generation)?;

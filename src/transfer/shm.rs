@@ -1,11 +1,16 @@
 //! The `shm` route: peers on this host. Their blocks are mapped once, and copied from and to.
 //!
 //! A peer's table of regions is mapped too. Before a copy the region's generation and the object's tag are looked at, and
-//! after it once more: what changed meanwhile is an error, and what was read is not used. The mapping keeps the memory
+//! after it once more: what changed meanwhile is an error, and what was read is not used. A mapping keeps the memory
 //! readable even when the peer has released the block or died.
+//!
+//! A copy takes no lock: the list of mapped blocks is replaced, never changed, and whoever uses it keeps it.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
 
 use super::view::{Keep, View};
 use super::{Direction, Local, Outcome};
@@ -14,7 +19,7 @@ use crate::error::{Error, HandleFault, Result};
 use crate::manager::tcmalloc;
 use crate::memory::{self, PeerMapping};
 use crate::object::{HEAD, Head, Part, RemoteHandle, Section};
-use crate::registrar::{PeerRegions, RegionId};
+use crate::registrar::{Backing, PeerRegions, RegionId};
 
 /// The peers of this host.
 #[derive(Debug)]
@@ -32,8 +37,12 @@ pub(crate) struct Peer {
     rank: u32,
     pid: u32,
     regions: PeerRegions,
-    blocks: RwLock<Vec<Mapped>>,
+    blocks: ArcSwap<Blocks>,
+    /// Held while a block is mapped.
+    mapping: Mutex<()>,
 }
+
+type Blocks = Vec<Mapped>;
 
 #[derive(Debug, Clone)]
 struct Mapped {
@@ -43,11 +52,17 @@ struct Mapped {
     memory: Arc<PeerMapping>,
 }
 
-/// A part of an object, mapped here.
-struct Place {
-    memory: Arc<PeerMapping>,
+/// A region of a peer's, mapped here as long as this value lives.
+struct Range {
+    id: RegionId,
+    /// Its address at the peer.
+    base: u64,
+    len: u64,
+    /// Its address here.
     at: *mut u8,
-    len: usize,
+    blocks: Guard<Arc<Blocks>>,
+    /// Which of the blocks it lies in.
+    index: usize,
 }
 
 impl Shm {
@@ -75,32 +90,38 @@ impl Shm {
         local: Local,
     ) -> Result<Outcome> {
         let parts = handle.locate(offset, local.len as u64)?;
+        let unmapped = || Ok(Outcome::Unreachable("the object's memory cannot be mapped".to_owned()));
         let peer = match self.peer(handle.rank()) {
             Ok(peer) => peer,
             Err(error) => return Ok(Outcome::Unreachable(error.to_string())),
         };
-        let Some(_head) = peer.head(handle)? else {
-            return Ok(Outcome::Unreachable("the object's memory cannot be mapped".to_owned()));
+        // The head is in the region of the first part.
+        let Some(piece) = peer.range(parts[0].id)? else { return unmapped() };
+        let head = piece.head(handle)?;
+        check_alive(head, handle)?;
+        let user = if parts[1].len > 0 {
+            let Some(range) = peer.range(parts[1].id)? else { return unmapped() };
+            Some((range.place(&parts[1])?, range))
+        } else {
+            None
         };
-        let mut places = [None, None];
-        for (place, part) in places.iter_mut().zip(&parts).filter(|(_, part)| part.len > 0) {
-            match peer.place(part)? {
-                Some(found) => *place = Some(found),
-                None => return Ok(Outcome::Unreachable("the object's memory cannot be mapped".to_owned())),
-            }
-        }
+        let remote = [piece.place(&parts[0])?, user.as_ref().map_or(std::ptr::null_mut(), |(at, _)| *at)];
         let mut at = local.at;
-        for Place { at: remote, len, memory: _ } in places.iter().flatten() {
+        for (remote, part) in remote.into_iter().zip(&parts).filter(|(_, part)| part.len > 0) {
+            let len = part.len as usize;
             // SAFETY: the place is mapped for its length, and the lengths add up to `local.len`.
             unsafe {
                 match direction {
-                    Direction::Get => memory::copy(*remote, at, *len),
-                    Direction::Put => memory::copy(at, *remote, *len),
+                    Direction::Get => memory::copy(remote, at, len),
+                    Direction::Put => memory::copy(at, remote, len),
                 }
-                at = at.add(*len);
+                at = at.add(len);
             }
         }
-        if !peer.has(handle) {
+        fence(Ordering::Acquire);
+        let regions_are_there =
+            peer.regions.still(piece.id) && user.is_none_or(|(_, range)| peer.regions.still(range.id));
+        if !regions_are_there || check_alive(head, handle).is_err() {
             return Err(HandleFault::Stale("the object was dropped by its owner during the transfer".to_owned()).into());
         }
         Ok(Outcome::Done)
@@ -113,14 +134,16 @@ impl Shm {
                 "the object's memory cannot be mapped by peers (malloc or the program's own): fetch it".to_owned();
             Error::Transfer { peer: handle.rank(), reason }
         };
-        let head = peer.head(handle)?.ok_or_else(unmapped)?;
-        let mut keep = head.memory;
+        let piece = peer.range(handle.head().id)?.ok_or_else(unmapped)?;
+        let head = piece.head(handle)?;
+        check_alive(head, handle)?;
+        let mut keep = vec![piece.memory()];
         let mut section = |section, len: usize| -> Result<(*mut u8, usize)> {
             let parts = handle.section(section).locate(0, len as u64)?;
-            let Some(part) = parts.iter().find(|part| part.len > 0) else { return Ok((head.at, 0)) };
-            let place = peer.place(part)?.ok_or_else(unmapped)?;
-            keep = place.memory;
-            Ok((place.at, place.len))
+            let Some(part) = parts.iter().find(|part| part.len > 0) else { return Ok((piece.at, 0)) };
+            let range = peer.range(part.id)?.ok_or_else(unmapped)?;
+            keep.push(range.memory());
+            Ok((range.place(part)?, len))
         };
         let meta = section(Section::Meta, handle.meta_len())?;
         let data = section(Section::Data, handle.data_len())?;
@@ -131,73 +154,162 @@ impl Shm {
 impl Peer {
     fn open(run: u64, rank: u32, pid: u32, fd: RawFd) -> Result<Self> {
         let regions = PeerRegions::open(pid, fd, run, rank)?;
-        Ok(Self { run, rank, pid, regions, blocks: RwLock::default() })
+        Ok(Self { run, rank, pid, regions, blocks: ArcSwap::default(), mapping: Mutex::default() })
     }
 
-    /// Where a part is mapped here; `None` when it cannot be.
-    fn place(&self, part: &Part) -> Result<Option<Place>> {
+    /// Where a region is mapped here; `None` when it cannot be.
+    // Always inlined, as `RemoteHandle::locate` is.
+    #[inline(always)]
+    fn range(&self, id: RegionId) -> Result<Option<Range>> {
         let gone = || HandleFault::Stale("the region it points into is not registered any more".to_owned());
-        let region = self.regions.get(part.id).ok_or_else(gone)?;
-        let outside = || {
-            let (address, len) = (part.address, part.len);
-            HandleFault::OutOfBounds(format!(
-                "{len} bytes at {address:#x} are not within the region of {} bytes",
-                region.len
-            ))
-        };
-        let offset = part.address.checked_sub(region.base as u64).ok_or_else(outside)?;
-        if offset > region.len as u64 || part.len > region.len as u64 - offset {
-            return Err(outside().into());
-        }
+        let region = self.regions.get(id).ok_or_else(gone)?;
         let Some(backing) = region.backing else { return Ok(None) };
-        let memory = self.block(part.id, backing.block, backing.fd, backing.len)?;
-        let start = backing.offset + offset as usize;
-        if start > memory.len() || part.len as usize > memory.len() - start {
-            return Err(outside().into());
+        let mut blocks = self.blocks.load();
+        let mut found = position(&blocks, backing.block);
+        if found.is_none() {
+            blocks = Guard::from_inner(self.map(id, &backing)?);
+            found = position(&blocks, backing.block);
+        }
+        let index = found.ok_or_else(gone)?;
+        let memory = &blocks[index].memory;
+        if backing.offset > memory.len() || region.len > memory.len() - backing.offset {
+            let (len, block) = (region.len, memory.len());
+            return Err(HandleFault::OutOfBounds(format!(
+                "a region of {len} bytes is not within its block of {block} bytes"
+            ))
+            .into());
         }
         // SAFETY: within the mapping, as just checked.
-        let at = unsafe { memory.base().as_ptr().add(start) };
-        Ok(Some(Place { memory, at, len: part.len as usize }))
+        let at = unsafe { memory.base().as_ptr().add(backing.offset) };
+        let (base, len) = (region.base as u64, region.len as u64);
+        Ok(Some(Range { id, base, len, at, blocks, index }))
     }
 
-    fn block(&self, region: RegionId, block: u32, fd: RawFd, len: usize) -> Result<Arc<PeerMapping>> {
-        let find =
-            |blocks: &[Mapped]| blocks.iter().find(|known| known.block == block).map(|known| known.memory.clone());
-        if let Some(memory) = find(&self.blocks.read().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(memory);
+    /// Maps one more block, and lets go of those whose region is gone; the new list.
+    fn map(&self, id: RegionId, backing: &Backing) -> Result<Arc<Blocks>> {
+        let _one_at_a_time = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.blocks.load_full();
+        if position(&known, backing.block).is_some() {
+            return Ok(known);
         }
-        let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = find(&blocks) {
-            return Ok(memory);
-        }
-        blocks.retain(|known| self.regions.still(known.region));
-        let memory =
-            Arc::new(PeerMapping::open(self.pid, fd, &tcmalloc::block_name(self.run, self.rank, block), len, true)?);
-        blocks.push(Mapped { block, region, memory: memory.clone() });
-        Ok(memory)
-    }
-
-    /// The object's head, if the object is alive and as the handle says; `None` when it cannot be mapped.
-    fn head(&self, handle: &RemoteHandle) -> Result<Option<Place>> {
-        let Some(place) = self.place(&handle.head())? else { return Ok(None) };
-        if !place.at.addr().is_multiple_of(HEAD) {
-            return Err(HandleFault::Malformed("the object's address is not aligned".to_owned()).into());
-        }
-        // SAFETY: 64 mapped bytes, aligned; any bits are valid for its atomics.
-        let head = unsafe { &*place.at.cast::<Head>() };
-        // An object without references is kept only for transfers that began before it was dropped.
-        if head.is_vacant() || head.tag() != handle.tag() || head.references() == 0 {
-            return Err(HandleFault::Stale("the object was dropped by its owner".to_owned()).into());
-        }
-        if head.shape() != handle.shape() || !head.fits(handle.shape()) {
-            return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
-        }
-        Ok(Some(place))
+        let name = tcmalloc::block_name(self.run, self.rank, backing.block);
+        let memory = Arc::new(PeerMapping::open(self.pid, backing.fd, &name, backing.len, true)?);
+        let mut blocks: Blocks = known.iter().filter(|known| self.regions.still(known.region)).cloned().collect();
+        blocks.push(Mapped { block: backing.block, region: id, memory });
+        let blocks = Arc::new(blocks);
+        self.blocks.store(blocks.clone());
+        Ok(blocks)
     }
 
     /// Whether the object is still there.
     pub(super) fn has(&self, handle: &RemoteHandle) -> bool {
-        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-        matches!(self.head(handle), Ok(Some(_)))
+        fence(Ordering::Acquire);
+        let Ok(Some(piece)) = self.range(handle.head().id) else { return false };
+        piece.head(handle).is_ok_and(|head| check_alive(head, handle).is_ok())
+    }
+}
+
+fn position(blocks: &Blocks, block: u32) -> Option<usize> {
+    blocks.iter().position(|known| known.block == block)
+}
+
+impl Range {
+    /// Where a part is here.
+    #[inline]
+    fn place(&self, part: &Part) -> Result<*mut u8> {
+        let offset = part.address.wrapping_sub(self.base);
+        if offset > self.len || part.len > self.len - offset {
+            let (address, len) = (part.address, part.len);
+            let why = format!("{len} bytes at {address:#x} are not within the region of {} bytes", self.len);
+            return Err(HandleFault::OutOfBounds(why).into());
+        }
+        // SAFETY: within the region, which is mapped.
+        Ok(unsafe { self.at.add(offset as usize) })
+    }
+
+    /// The head of the handle's object, whatever is there now.
+    fn head(&self, handle: &RemoteHandle) -> Result<&Head> {
+        let at = self.place(&handle.head())?;
+        if !at.addr().is_multiple_of(HEAD) {
+            return Err(HandleFault::Malformed("the object's address is not aligned".to_owned()).into());
+        }
+        // SAFETY: 64 bytes, mapped as long as `self`, aligned; any bits are valid for its atomics.
+        Ok(unsafe { &*at.cast::<Head>() })
+    }
+
+    /// What keeps it mapped beyond this value.
+    fn memory(&self) -> Arc<PeerMapping> {
+        self.blocks[self.index].memory.clone()
+    }
+}
+
+/// The object is alive and as the handle says. One without references is kept only for transfers that began before it was
+/// dropped.
+fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
+    let why = if head.is_vacant() || head.tag() != handle.tag() || head.references() == 0 {
+        "the object was dropped by its owner"
+    } else if head.shape() != handle.shape() {
+        "the object was resized or given another type since"
+    } else {
+        return Ok(());
+    };
+    Err(HandleFault::Stale(why.to_owned()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::memory::Shared;
+    use crate::registrar::{HostRegistrar, Region, Regions};
+
+    const LEN: usize = 8192;
+
+    fn block(regions: &Regions, number: u32) -> (Shared, Region) {
+        let shared = Shared::create(&tcmalloc::block_name(regions.run(), regions.rank(), number), LEN).unwrap();
+        let backing = Backing { fd: shared.fd(), block: number, len: LEN, offset: 4096 };
+        let base = shared.base().map_addr(|at| at.saturating_add(4096));
+        // SAFETY: mapped until the test's end, or deregistered before.
+        let region = unsafe { regions.register(base, 4096, Some(backing)) }.unwrap();
+        (shared, region)
+    }
+
+    #[test]
+    fn a_region_in_use_stays_mapped_and_others_that_are_gone_do_not() {
+        let regions = Regions::new(Arc::new(HostRegistrar::new(false)), 5, 3).unwrap();
+        let peer = Peer::open(5, 3, std::process::id(), regions.fd()).unwrap();
+        let (memory, first) = block(&regions, 0);
+        // SAFETY: our own memory.
+        unsafe { first.base().write_volatile(17) };
+        let range = peer.range(first.id).unwrap().unwrap();
+        let part = |offset: u64, len| Part { id: first.id, key: 0, address: first.base().addr() as u64 + offset, len };
+        assert_eq!(range.place(&part(0, 4096)), Ok(range.at));
+        for (offset, len) in [(0, 4097), (4097, 0), (u64::MAX, 1), (1, u64::MAX)] {
+            let address = (first.base().addr() as u64).wrapping_add(offset);
+            let outside = Part { address, ..part(0, len) };
+            assert!(matches!(range.place(&outside), Err(Error::Handle(HandleFault::OutOfBounds(_)))));
+        }
+        regions.deregister(first.id).unwrap();
+        drop(memory);
+        assert!(matches!(peer.range(first.id), Err(Error::Handle(HandleFault::Stale(_)))));
+        let (_memory, second) = block(&regions, 1);
+        drop(peer.range(second.id).unwrap().unwrap());
+        let mapped: Vec<u32> = peer.blocks.load().iter().map(|mapped| mapped.block).collect();
+        assert_eq!(mapped, [1], "only what is still registered");
+        // SAFETY: the range keeps its mapping.
+        assert_eq!(unsafe { range.at.read_volatile() }, 17);
+    }
+
+    #[test]
+    fn threads_that_need_the_same_block_map_it_once() {
+        let regions = Regions::new(Arc::new(HostRegistrar::new(false)), 6, 0).unwrap();
+        let peer = Peer::open(6, 0, std::process::id(), regions.fd()).unwrap();
+        let (_memory, region) = block(&regions, 0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| assert!(peer.range(region.id).unwrap().is_some()));
+            }
+        });
+        assert_eq!(peer.blocks.load().len(), 1);
     }
 }

@@ -14,8 +14,8 @@ use crate::object::{PinnedObject, RemoteHandle, Section};
 pub(super) enum Keep {
     /// The object is this rank's own.
     Own(#[expect(dead_code, reason = "held, not looked at")] PinnedObject),
-    /// The peer and its block's mapping.
-    Peer(Arc<Peer>, #[expect(dead_code, reason = "held, not looked at")] Arc<PeerMapping>),
+    /// The peer, and the mappings of its blocks.
+    Peer(Arc<Peer>, #[expect(dead_code, reason = "held, not looked at")] Vec<Arc<PeerMapping>>),
 }
 
 /// A peer's object on the same host, not copied.

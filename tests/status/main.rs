@@ -40,10 +40,13 @@ impl Source for Fake {
             managed_bytes: 64 << 20,
             used_bytes: 24 << 20,
             free_bytes: 40 << 20,
+            cached_bytes: 1 << 20,
+            high_water_bytes: 64 << 20,
+            bookkeeping_bytes: 300 << 10,
             classes: if name == "eager" {
                 vec![
-                    ClassInfo { size: 128, live: 1000, spans: 3, free: 536 },
-                    ClassInfo { size: 32 << 10, live: 700, spans: 90, free: 20 },
+                    ClassInfo { size: 128, live: 1000, cached: 64, spans: 3, free: 472 },
+                    ClassInfo { size: 32 << 10, live: 700, cached: 8, spans: 90, free: 12 },
                 ]
             } else {
                 vec![]

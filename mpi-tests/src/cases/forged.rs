@@ -39,13 +39,14 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
 
 /// The checksum of a handle: as in src/object/handle.rs, which documents the layout used below.
 fn seal(mut bytes: Bytes) -> Bytes {
-    let mut lanes = [0x243f_6a88_85a3_08d3u64, 0x1319_8a2e_0370_7344];
+    let mut lanes = [0x243f_6a88_85a3_08d3u64, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
     let (words, _) = bytes[..96].as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
-        let lane = &mut lanes[number % 2];
+        let lane = &mut lanes[number % 4];
         *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
-    bytes[96..].copy_from_slice(&(lanes[0] ^ lanes[1].rotate_left(32)).to_le_bytes());
+    let sum = lanes[0] ^ lanes[1].rotate_left(16) ^ lanes[2].rotate_left(32) ^ lanes[3].rotate_left(48);
+    bytes[96..].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 

@@ -20,6 +20,7 @@ pub fn config(routes: &[&str]) -> Result<Config, Error> {
     Config::new()
         .ignore_environment()
         .set("lunasa.status.enabled", false)?
+        .set("lunasa.tcmalloc.reserve_ahead", 0)?
         .set("lunasa.tcmalloc.min_system_alloc", "4 MiB")?
         .set("lunasa.mpi.piece", PIECE)?
         .set("lunasa.routes", routes.to_vec())

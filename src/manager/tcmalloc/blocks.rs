@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use super::classes::PAGE;
+use super::span::Span;
 use crate::error::Result;
 use crate::memory::{self, BlockRequest, HugePages};
 use crate::registrar::{Backing, Region, Regions};
@@ -40,6 +42,8 @@ pub(crate) struct Block {
     number: u32,
     region: Option<Region>,
     regions: Arc<Regions>,
+    /// The span of each page; see the heap for which entries are kept.
+    pages: Box<[AtomicPtr<Span>]>,
 }
 
 impl BlockSource {
@@ -54,8 +58,9 @@ impl BlockSource {
             touch_threads: self.touch_threads,
             topology: &self.topology,
         })?;
-        let mut block =
-            Block { memory: ManuallyDrop::new(memory), number, region: None, regions: self.regions.clone() };
+        let pages = (0..memory.len() / PAGE).map(|_| AtomicPtr::default()).collect();
+        let (memory, regions) = (ManuallyDrop::new(memory), self.regions.clone());
+        let mut block = Block { memory, number, region: None, regions, pages };
         if register {
             let (base, len, backing) = (block.base(), block.len(), block.backing(block.base().as_ptr().addr()));
             // SAFETY: mapped above; unmapped only after the deregistration in `Drop`.
@@ -82,6 +87,27 @@ impl Block {
 
     pub(crate) fn region(&self) -> Option<Region> {
         self.region
+    }
+
+    /// Notes a span at its first and last page.
+    pub(super) fn set_ends(&self, first: usize, pages: usize, span: NonNull<Span>) {
+        self.pages[first].store(span.as_ptr(), Ordering::Release);
+        self.pages[first + pages - 1].store(span.as_ptr(), Ordering::Release);
+    }
+
+    /// Notes a span at all its pages.
+    pub(super) fn set_all(&self, first: usize, pages: usize, span: NonNull<Span>) {
+        self.pages[first..first + pages].iter().for_each(|page| page.store(span.as_ptr(), Ordering::Release));
+    }
+
+    /// The span noted at a page.
+    pub(super) fn span_of_page(&self, page: usize) -> Option<NonNull<Span>> {
+        NonNull::new(self.pages.get(page)?.load(Ordering::Acquire))
+    }
+
+    /// The span noted at the page of an address of this block.
+    pub(super) fn span_at(&self, address: usize) -> Option<NonNull<Span>> {
+        self.span_of_page((address - self.base().as_ptr().addr()) / PAGE)
     }
 
     /// How a peer maps memory of this block, from an address in it.

@@ -1,32 +1,38 @@
-//! Size classes: every size up to 256 KiB is rounded up to one of [`COUNT`] piece sizes, by at most an eighth (or 63 bytes).
+//! Size classes: every size up to 32 MiB is rounded up to one of [`COUNT`] piece sizes, by at most an eighth (or 63 bytes).
 
 use super::super::ALIGN;
 
 /// Bytes of one page, the unit in which blocks are divided. Not the system's page.
-pub(crate) const PAGE: usize = 8192;
-/// Largest size that has a class; above it a piece is a span of its own.
-pub(crate) const LARGEST: usize = 256 * 1024;
+pub(super) const PAGE: usize = 8192;
+/// Largest size that has a class; above it a piece is a span of whatever length.
+pub(super) const LARGEST: usize = 32 << 20;
+/// Above this size a span holds one piece.
+const SHARED: usize = 64 * 1024;
 /// Steps between one power of two and the next.
 const STEPS: usize = 8;
 /// Up to here classes are 64 bytes apart.
 const LINEAR: usize = ALIGN * STEPS * 2;
 const LINEAR_CLASSES: usize = LINEAR / ALIGN;
 /// Number of classes.
-pub(crate) const COUNT: usize = LINEAR_CLASSES + STEPS * (LARGEST / LINEAR).ilog2() as usize;
+pub(super) const COUNT: usize = LINEAR_CLASSES + STEPS * (LARGEST / LINEAR).ilog2() as usize;
+/// Most pieces of one span.
+pub(super) const MOST_PIECES: usize = SHARED / ALIGN;
 
 /// The class of a size from 1 to [`LARGEST`].
-pub(crate) const fn class_of(size: usize) -> usize {
+#[inline(always)]
+pub(super) const fn class_of(size: usize) -> usize {
     if size <= LINEAR {
-        return size.saturating_sub(1) / ALIGN;
+        return size.wrapping_sub(1) / ALIGN;
     }
-    // 2^power < size <= 2^(power + 1), cut into eight steps.
-    let power = (size - 1).ilog2() as usize;
-    let step = (size - 1 - (1 << power)) >> (power - STEPS.ilog2() as usize);
-    LINEAR_CLASSES + (power - LINEAR.ilog2() as usize) * STEPS + step
+    // 2^power < size <= 2^(power + 1), cut into eight steps; the steps' number continues the power's.
+    let last = size - 1;
+    let power = last.ilog2() as usize;
+    let step = last >> (power - STEPS.ilog2() as usize);
+    (LINEAR_CLASSES - STEPS) + (power - LINEAR.ilog2() as usize) * STEPS + step
 }
 
 /// Bytes of a piece of this class.
-pub(crate) const fn size_of_class(class: usize) -> usize {
+pub(super) const fn size_of_class(class: usize) -> usize {
     if class < LINEAR_CLASSES {
         return (class + 1) * ALIGN;
     }
@@ -35,16 +41,59 @@ pub(crate) const fn size_of_class(class: usize) -> usize {
     base + (step + 1) * (base / STEPS)
 }
 
-/// Pages of a span that is cut into pieces of this class: enough for eight pieces (or 64 KiB), with at most a
-/// sixteenth left over.
-pub(crate) const fn pages_of_class(class: usize) -> usize {
+/// [`size_of_class`], for where it must be quick.
+pub(super) static SIZES: [usize; COUNT] = {
+    let mut sizes = [0; COUNT];
+    let mut class = 0;
+    while class < COUNT {
+        sizes[class] = size_of_class(class);
+        class += 1;
+    }
+    sizes
+};
+
+/// Whether spans of this class hold one piece each.
+pub(super) const fn is_single(class: usize) -> bool {
+    size_of_class(class) > SHARED
+}
+
+/// Pages of a span of this class: one piece, or enough for eight (or 64 KiB) with at most a sixteenth left over.
+pub(super) const fn pages_of_class(class: usize) -> usize {
     let size = size_of_class(class);
-    let least = if size * 8 > 64 * 1024 { size * 8 } else { 64 * 1024 };
+    if is_single(class) {
+        return size.div_ceil(PAGE);
+    }
+    let least = if size * 8 > SHARED { size * 8 } else { SHARED };
     let mut pages = least.div_ceil(PAGE);
     while (pages * PAGE) % size > pages * PAGE / 16 {
         pages += 1;
     }
     pages
+}
+
+/// How many pieces move at a time between a thread's cache and the central list.
+pub(super) const fn batch_of_class(class: usize) -> usize {
+    let fit = 256 * 1024 / size_of_class(class);
+    if fit < 1 {
+        1
+    } else if fit > 64 {
+        64
+    } else {
+        fit
+    }
+}
+
+/// How many pieces a thread's cache holds.
+pub(super) const fn magazine_of_class(class: usize) -> usize {
+    let batch = batch_of_class(class);
+    if batch == 1 { 1 } else { 2 * batch }
+}
+
+/// How many pieces the central list keeps loose, to be handed on without looking at their spans.
+pub(super) const fn loose_of_class(class: usize) -> usize {
+    let fit = (4 << 20) / size_of_class(class);
+    let least = 2 * batch_of_class(class);
+    if fit < least { least } else { fit }
 }
 
 #[cfg(test)]
@@ -53,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_size_fits_its_class_and_no_smaller_one() {
-        for size in 1..=LARGEST {
+        for size in (1..=300_000).chain((300_001..=LARGEST).step_by(997)).chain([LARGEST]) {
             let class = class_of(size);
             assert!(class < COUNT);
             assert!(size_of_class(class) >= size, "{size}");
@@ -65,11 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn spans_hold_eight_pieces_and_waste_little() {
+    fn spans_hold_eight_pieces_and_waste_little_or_one_and_waste_nothing() {
         for class in 0..COUNT {
             let (size, bytes) = (size_of_class(class), pages_of_class(class) * PAGE);
             assert_eq!(size % ALIGN, 0);
-            assert!(bytes / size >= 8 && bytes % size <= bytes / 16, "class {class}");
+            if is_single(class) {
+                assert_eq!(bytes, size);
+            } else {
+                let pieces = bytes / size;
+                assert!((8..=MOST_PIECES).contains(&pieces) && bytes % size <= bytes / 16, "class {class}");
+            }
+            assert!(batch_of_class(class) <= magazine_of_class(class));
         }
     }
 }

@@ -1,221 +1,368 @@
 //! The `tcmalloc` memory manager: large blocks, registered at once, cut into spans and pieces.
 //!
-//! A size up to 256 KiB is rounded up to its size class and taken from a span of equal pieces; a larger one is a span of
-//! its own. When no block has room, a new one is mapped: of `min_system_alloc` bytes the first time, then twice as much
-//! each time up to a cap, or of what one very large piece needs. All books lie outside the blocks.
+//! A size up to 32 MiB is rounded up to its class. A piece comes from the thread's own cache: an array of addresses for
+//! each class, so that taking and giving cost a few instructions and nothing is written into free memory. Caches are filled
+//! and emptied by batches from the central list of the class; that takes from spans, spans come from the heap, and the heap
+//! grows by blocks. All books lie outside the blocks. See `docs/performance.md` for why each part is as it is.
+//!
+//! Locks are taken in this order: the caches' list, a class, the heap. Growing holds none of them while it maps.
 
 mod blocks;
+mod cache;
+mod central;
 mod classes;
-mod spans;
+mod growth;
+mod heap;
+mod report;
+mod span;
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::Holdings;
-use crate::error::Result;
+use arrayvec::ArrayVec;
+
+use crate::error::{Error, Result};
 use crate::registrar::{Backing, Region};
-use crate::snapshot::{BlockInfo, ClassInfo};
 
 pub(crate) use blocks::{BlockSource, block_name};
-use classes::{COUNT, LARGEST, PAGE, class_of, pages_of_class, size_of_class};
-use spans::{SpanId, Spans, Use};
+use cache::Cache;
+pub(crate) use cache::Counts;
+use central::{Central, span_of};
+use classes::{COUNT, LARGEST, PAGE, SIZES, batch_of_class, class_of, pages_of_class, size_of_class};
+use growth::{Growth, Keeper};
+use heap::Heap;
+use span::Use;
+
+/// Pieces on their way between a cache and a central list.
+type Batch = ArrayVec<NonNull<u8>, 64>;
+
+/// How an instance grows and shrinks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Whether blocks are registered when they are mapped.
+    pub register: bool,
+    /// Bytes of the smallest and the largest block.
+    pub block: (usize, usize),
+    /// Bytes to have free ahead of need.
+    pub reserve_ahead: usize,
+    /// How long a block stays wholly free before it is given back.
+    pub release_after: Duration,
+}
 
 /// One instance; any number may live in a process.
 #[derive(Debug)]
 pub(crate) struct Tcmalloc {
-    source: Arc<BlockSource>,
-    /// Whether blocks are registered when they are mapped.
-    register: bool,
-    largest_block: usize,
-    central: Mutex<Central>,
+    number: usize,
+    shared: Arc<Shared>,
+    keeper: Keeper,
 }
 
 #[derive(Debug)]
-struct Central {
-    spans: Spans,
-    /// Per class, the spans that have a free piece.
-    partial: Vec<Vec<SpanId>>,
-    next_block: usize,
-    used: u64,
+struct Shared {
+    number: usize,
+    settings: Settings,
+    source: Arc<BlockSource>,
+    heap: Mutex<Heap>,
+    classes: [Mutex<Central>; COUNT],
+    caches: Mutex<Caches>,
+    growth: Mutex<Growth>,
+    wake: growth::Wake,
+}
+
+/// All caches there are. They are never moved or freed before the manager is.
+#[derive(Debug, Default)]
+struct Caches {
+    #[expect(clippy::vec_box, reason = "their addresses are kept")]
+    all: Vec<Box<Cache>>,
+    /// Those whose thread has ended.
+    idle: Vec<usize>,
+    /// What threads without a cache counted.
+    without: Counts,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tcmalloc {
     /// With its first block, so that a program that cannot have it learns so at the start.
-    pub(crate) fn new(source: Arc<BlockSource>, register: bool, min_block: usize, max_block: usize) -> Result<Self> {
-        let central =
-            Central { spans: Spans::default(), partial: vec![Vec::new(); COUNT], next_block: min_block, used: 0 };
-        let manager = Self { source, register, largest_block: max_block, central: Mutex::new(central) };
-        manager.grow(&mut manager.central(), 0)?;
+    pub(crate) fn new(source: Arc<BlockSource>, settings: Settings) -> Result<Self> {
+        let mut made = None;
+        let number = cache::enlist(|number| {
+            let shared = made.insert(Arc::new(Shared {
+                number,
+                settings,
+                source,
+                heap: Mutex::default(),
+                classes: std::array::from_fn(|_| Mutex::default()),
+                caches: Mutex::default(),
+                growth: Mutex::default(),
+                wake: growth::Wake::default(),
+            }));
+            Arc::downgrade(shared)
+        });
+        let Some(shared) = made else {
+            return Err(Error::Memory("a manager was not made; this is a fault of Lunasa".to_owned()));
+        };
+        let first = shared.grow(PAGE);
+        let manager = Self { number, keeper: Keeper::default(), shared };
+        first?;
+        manager.keeper.start(&manager.shared)?;
         Ok(manager)
     }
 
-    fn central(&self) -> MutexGuard<'_, Central> {
-        self.central.lock().unwrap_or_else(PoisonError::into_inner)
+    /// This instance's number, by which [`take_cached`] and [`put_cached`] find the thread's cache of it.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
-    fn grow(&self, central: &mut Central, least: usize) -> Result<()> {
-        let block = self.source.make(central.next_block.max(least), self.register)?;
-        central.next_block = (central.next_block * 2).min(self.largest_block).max(central.next_block);
-        central.spans.add_block(block);
-        Ok(())
-    }
-
-    fn take_span(&self, central: &mut Central, pages: usize, class: Option<usize>) -> Result<SpanId> {
-        if let Some(id) = central.spans.take(pages, class) {
-            return Ok(id);
+    /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
+    pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
+        match take_cached(self.number, len) {
+            Some(taken) => Ok(taken),
+            None => self.shared.allocate_slowly(len),
         }
-        self.grow(central, pages * PAGE)?;
-        central.spans.take(pages, class).ok_or_else(|| {
-            crate::Error::Memory(format!(
-                "a new block has no room for {pages} pages of {PAGE} bytes; this is a fault of Lunasa"
-            ))
-        })
     }
 
-    pub(crate) fn allocate(&self, len: usize) -> Result<NonNull<u8>> {
-        let mut central = self.central();
-        let central = &mut *central;
+    /// Takes back a piece that was allocated with `len`.
+    ///
+    /// # Safety
+    /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
+    pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
+        // SAFETY: the caller's promise.
+        if !unsafe { put_cached(self.number, piece, len) } {
+            self.shared.release_slowly(piece, len);
+        }
+    }
+
+    /// Makes sure that `bytes` more can be handed out without growing, as far as fragmentation allows.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        self.shared.reserve(bytes)
+    }
+}
+
+/// The fast path of [`Tcmalloc::allocate`]: from this thread's cache of the manager of this number, if that has a piece.
+///
+/// The manager is alive, or the number is one that none has.
+#[inline(always)]
+pub(crate) fn take_cached(manager: usize, len: usize) -> Option<(NonNull<u8>, u64)> {
+    if len > LARGEST {
+        return None;
+    }
+    let (cache, class) = (cache::mine(manager)?, class_of(len));
+    let piece = cache.pop(class)?;
+    if len > cache::LARGE {
+        cache.dismiss(SIZES[class]);
+    }
+    Some((piece, cache.count_in(len)))
+}
+
+/// The fast path of [`Tcmalloc::release`]: into this thread's cache; false when that has no room.
+///
+/// # Safety
+/// As for [`Tcmalloc::release`], for the manager of this number.
+#[inline(always)]
+pub(crate) unsafe fn put_cached(manager: usize, piece: NonNull<u8>, len: usize) -> bool {
+    if len > LARGEST {
+        return false;
+    }
+    let Some(cache) = cache::mine(manager) else { return false };
+    let class = class_of(len);
+    if len > cache::LARGE && !(cache.has_room(class) && cache.admit(SIZES[class])) {
+        return false;
+    }
+    let kept = cache.push(class, piece);
+    if kept {
+        cache.count_out(len);
+    }
+    kept
+}
+
+impl Drop for Tcmalloc {
+    fn drop(&mut self) {
+        self.keeper.stop(&self.shared);
+        cache::delist(self.number);
+    }
+}
+
+impl Shared {
+    /// This thread's cache, made if there is none; `None` when the thread is ending.
+    fn cache(&self) -> Option<&Cache> {
+        if let Some(cache) = cache::mine(self.number) {
+            return Some(cache);
+        }
+        let mut caches = lock(&self.caches);
+        let index = caches.idle.pop().unwrap_or_else(|| {
+            let number = caches.all.len() as u64;
+            caches.all.push(Box::new(Cache::new(number)));
+            caches.all.len() - 1
+        });
+        // SAFETY: a cache is not moved or freed before the manager is, which the caller borrows.
+        let cache = unsafe { &*(&raw const *caches.all[index]) };
+        if cache::enter(self.number, cache) {
+            return Some(cache);
+        }
+        caches.idle.push(index);
+        None
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slowly(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
+        let cache = self.cache();
+        let piece = if len > LARGEST {
+            self.take_huge(len)?
+        } else {
+            let class = class_of(len);
+            match cache {
+                Some(cache) => self.refill(class, cache)?,
+                None => self.take_batch(class, 1)?.pop().ok_or_else(none_taken)?,
+            }
+        };
+        let serial = match cache {
+            Some(cache) => cache.count_in(len),
+            None => {
+                let without = &mut lock(&self.caches).without;
+                without.allocations += 1;
+                without.bytes = without.bytes.wrapping_add(len as u64);
+                // Beside the numbers of all caches.
+                u64::MAX >> 8 & !(u64::MAX >> 24) | without.allocations
+            }
+        };
+        Ok((piece, serial))
+    }
+
+    /// Fills the cache's magazine of a class, and takes one piece besides.
+    fn refill(&self, class: usize, cache: &Cache) -> Result<NonNull<u8>> {
+        cache.make_room(class);
+        let mut batch = self.take_batch(class, batch_of_class(class))?;
+        let piece = batch.pop().ok_or_else(none_taken)?;
+        for piece in batch {
+            if !cache.admit(size_of_class(class)) || !cache.push(class, piece) {
+                self.give_pieces(class, &[piece]);
+            }
+        }
+        Ok(piece)
+    }
+
+    /// At least one piece of a class, and at most `most`, growing if there is none.
+    fn take_batch(&self, class: usize, most: usize) -> Result<Batch> {
+        let mut batch = Batch::new();
+        loop {
+            let blocks = {
+                let mut central = lock(&self.classes[class]);
+                central.take(most, &mut batch);
+                if !batch.is_empty() {
+                    return Ok(batch);
+                }
+                let mut heap = lock(&self.heap);
+                if let Some(span) = heap.take(pages_of_class(class), Use::Class(class)) {
+                    self.look_ahead(&heap);
+                    drop(heap);
+                    central.add(span);
+                    continue;
+                }
+                heap.added
+            };
+            self.grow_after(pages_of_class(class) * PAGE, blocks)?;
+        }
+    }
+
+    fn take_huge(&self, len: usize) -> Result<NonNull<u8>> {
+        let pages = len.div_ceil(PAGE);
+        loop {
+            let blocks = {
+                let mut heap = lock(&self.heap);
+                if let Some(span) = heap.take(pages, Use::Huge) {
+                    self.look_ahead(&heap);
+                    // SAFETY: spans live as long as the heap.
+                    return Ok(unsafe { span.as_ref() }.base);
+                }
+                heap.added
+            };
+            self.grow_after(pages * PAGE, blocks)?;
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn release_slowly(&self, piece: NonNull<u8>, len: usize) {
+        let cache = self.cache();
+        match cache {
+            Some(cache) => cache.count_out(len),
+            None => {
+                let without = &mut lock(&self.caches).without;
+                without.drops += 1;
+                without.bytes = without.bytes.wrapping_sub(len as u64);
+            }
+        }
         if len > LARGEST {
-            let pages = len.div_ceil(PAGE);
-            let id = self.take_span(central, pages, None)?;
-            central.used += (pages * PAGE) as u64;
-            return Ok(central.spans.base(id));
+            match span_of(piece) {
+                Some(span) => lock(&self.heap).give(span),
+                None => tracing::error!("{piece:?} is in no block; left alone"),
+            }
+            return;
         }
         let class = class_of(len);
-        let id = match central.partial[class].last() {
-            Some(&id) => id,
-            None => {
-                let id = self.take_span(central, pages_of_class(class), Some(class))?;
-                central.partial[class].push(id);
-                id
-            }
-        };
-        let base = central.spans.base(id);
-        let Use::Pieces(pieces) = &mut central.spans.spans[id as usize].usage else {
-            return Err(crate::Error::Memory(format!("span {id} is not of class {class}; this is a fault of Lunasa")));
-        };
-        let index = pieces.take().ok_or_else(|| {
-            crate::Error::Memory(format!("span {id} of class {class} has no free piece; this is a fault of Lunasa"))
-        })?;
-        if pieces.free == 0 {
-            central.partial[class].pop();
+        let Some(cache) = cache else { return self.give_pieces(class, &[piece]) };
+        cache.make_room(class);
+        let size = size_of_class(class);
+        if !cache.admit(size) {
+            return self.give_pieces(class, &[piece]);
         }
-        central.used += size_of_class(class) as u64;
-        // SAFETY: the piece lies within the span.
-        Ok(unsafe { base.add(index * size_of_class(class)) })
-    }
-
-    /// # Safety
-    /// As for [`super::Manager::release`].
-    pub(crate) unsafe fn release(&self, piece: NonNull<u8>) {
-        let address = piece.as_ptr().addr();
-        let mut central = self.central();
-        let central = &mut *central;
-        let found = central.spans.find(blocks::block_at(address), address);
-        let wrong = || {
-            tracing::error!(
-                "released {address:#x}, which this manager did not hand out or which was released before; left alone"
-            );
-        };
-        let Some((id, offset)) = found else { return wrong() };
-        let span = &mut central.spans.spans[id as usize];
-        match &mut span.usage {
-            Use::Pieces(pieces) => {
-                let (class, size) = (pieces.class, size_of_class(pieces.class));
-                if offset % size != 0 || !pieces.give(offset / size) {
-                    return wrong();
-                }
-                central.used -= size as u64;
-                let (was_full, is_empty) = (pieces.free == 1, pieces.free == pieces.count);
-                if was_full {
-                    central.partial[class].push(id);
-                }
-                // Keep one span per class, so that a single object that comes and goes does not cut and merge each time.
-                if is_empty && central.partial[class].len() > 1 {
-                    central.partial[class].retain(|&other| other != id);
-                    central.spans.give(id);
-                }
-            }
-            Use::Large if offset == 0 => {
-                central.used -= (span.pages * PAGE) as u64;
-                central.spans.give(id);
-            }
-            Use::Large | Use::Free | Use::Unused => wrong(),
+        if cache.push(class, piece) {
+            return;
+        }
+        let mut batch = Batch::new();
+        while batch.len() < batch_of_class(class)
+            && let Some(piece) = cache.pop(class)
+        {
+            cache.dismiss(size);
+            batch.push(piece);
+        }
+        self.give_pieces(class, &batch);
+        if !cache.push(class, piece) {
+            self.give_pieces(class, &[piece]);
         }
     }
 
-    pub(crate) fn walk(&self, visit: &mut dyn FnMut(NonNull<u8>) -> bool) {
-        let central = self.central();
-        for (id, span) in central.spans.spans.iter().enumerate() {
-            match &span.usage {
-                Use::Free | Use::Unused => {}
-                Use::Large => {
-                    if !visit(central.spans.base(id as SpanId)) {
-                        return;
-                    }
-                }
-                Use::Pieces(pieces) => {
-                    let base = central.spans.base(id as SpanId);
-                    for index in (0..pieces.count).filter(|&index| !pieces.is_free(index)) {
-                        // SAFETY: the piece lies within the span.
-                        if !visit(unsafe { base.add(index * size_of_class(pieces.class)) }) {
-                            return;
-                        }
-                    }
-                }
-            }
-        }
+    fn give_pieces(&self, class: usize, pieces: &[NonNull<u8>]) {
+        lock(&self.classes[class]).give(class, pieces, |span| lock(&self.heap).give(span));
     }
 
-    pub(crate) fn holdings(&self) -> Holdings {
-        let central = self.central();
-        let mut holdings = Holdings { used: central.used, ..Holdings::default() };
-        let mut classes = vec![ClassInfo::default(); COUNT];
-        let mut used = vec![0u64; central.spans.blocks.len()];
-        for span in &central.spans.spans {
-            match &span.usage {
-                Use::Free | Use::Unused => {}
-                Use::Large => used[span.block] += (span.pages * PAGE) as u64,
-                Use::Pieces(pieces) => {
-                    let (class, live) = (&mut classes[pieces.class], (pieces.count - pieces.free) as u64);
-                    class.size = size_of_class(pieces.class) as u64;
-                    class.spans += 1;
-                    class.free += pieces.free as u64;
-                    class.live += live;
-                    used[span.block] += live * class.size;
+    /// Empties the cache of a thread that ends, and keeps it for another.
+    fn retire(&self, cache: &Cache) {
+        for class in 0..COUNT {
+            let mut batch = Batch::new();
+            while let Some(piece) = cache.pop(class) {
+                cache.dismiss(size_of_class(class));
+                batch.push(piece);
+                if batch.is_full() {
+                    self.give_pieces(class, &batch);
+                    batch.clear();
                 }
             }
+            if !batch.is_empty() {
+                self.give_pieces(class, &batch);
+            }
         }
-        holdings.classes = classes.into_iter().filter(|class| class.spans > 0).collect();
-        for (entry, used_bytes) in central.spans.blocks.iter().zip(used) {
-            let (block, report) = (&entry.block, entry.block.report());
-            holdings.managed += block.len() as u64;
-            holdings.blocks.push(BlockInfo {
-                pool: String::new(),
-                address: block.base().as_ptr().addr() as u64,
-                bytes: block.len() as u64,
-                used_bytes,
-                page_bytes: report.page_bytes,
-                page_kind: report.page_kind.to_string(),
-                node_asked: report.node_asked,
-                nodes_found: report.nodes_found.clone(),
-                registered: block.region().is_some(),
-                note: report.note.clone(),
-            });
+        let mut caches = lock(&self.caches);
+        if let Some(index) = caches.all.iter().position(|known| std::ptr::eq(&**known, cache)) {
+            caches.idle.push(index);
         }
-        holdings
     }
+}
 
-    /// The first block's region: what the directory tells the peers.
-    pub(crate) fn first_region(&self) -> Option<Region> {
-        self.central().spans.blocks.first().and_then(|entry| entry.block.region())
-    }
+fn none_taken() -> Error {
+    Error::Memory("an empty batch of pieces; this is a fault of Lunasa".to_owned())
 }
 
 /// The region and the backing of the block that a live piece lies in, of whatever manager; `None` outside all blocks.
 ///
 /// # Safety
 /// The address is 0, or in no block, or in a piece that stays handed out during the call.
+#[inline]
 pub(crate) unsafe fn block_of(address: usize) -> Option<(Option<Region>, Backing)> {
     // SAFETY: a block with a piece handed out is not given back.
     let block = unsafe { blocks::block_at(address).as_ref() }?;

@@ -142,11 +142,6 @@ impl Exchange {
 
     fn try_advance(&mut self, route: &MpiRoute) -> Result<bool> {
         let comm = &route.comm;
-        if let Some((_, send)) = &mut self.ask
-            && send.test()?.is_some()
-        {
-            self.ask = None;
-        }
         if let Some((_, receive)) = &mut self.reply
             && let Some(envelope) = receive.test()?
             && let Some((message, _)) = self.reply.take()
@@ -159,11 +154,22 @@ impl Exchange {
             }
             self.outcome = Some(outcome);
         }
+        // Every look costs a turn of MPI's engine. The reply to a get comes before its pieces, and the ask is through
+        // before the reply is there.
+        if self.reply.is_some() && self.direction == Direction::Get {
+            return Ok(false);
+        }
         while let Some(oldest) = self.flying.front_mut()
             && oldest.test()?.is_some()
         {
             self.flying.pop_front();
             self.post(comm, route.window)?;
+        }
+        if self.reply.is_none()
+            && let Some((_, send)) = &mut self.ask
+            && send.test()?.is_some()
+        {
+            self.ask = None;
         }
         Ok(self.ask.is_none() && self.reply.is_none() && self.flying.is_empty() && self.pieces.is_empty())
     }
@@ -191,7 +197,7 @@ impl Operation {
             return false;
         }
         self.route.progress();
-        lock(&self.exchange).advance(&self.route)
+        lock(&self.exchange).done
     }
 
     /// Waits until it is over, but no longer than `limit`; whether it is.
@@ -201,6 +207,7 @@ impl Operation {
 
     fn wait_with(&self, limit: Option<Duration>) -> bool {
         let start = Instant::now();
+        let _waiting = self.route.waiting();
         let mut backoff = Backoff::default();
         while !self.test() {
             if limit.is_some_and(|limit| start.elapsed() >= limit) {

@@ -1,13 +1,14 @@
 //! The `mpi` route: messages on Lunasa's communicator, served by the owner's progress.
 //!
-//! When MPI gives `MPI_THREAD_MULTIPLE`, a thread of ours serves: eagerly after a request, then ever more seldom, so that
-//! an idle rank is left alone. Otherwise requests are served inside Lunasa's own calls and by `Lunasa::progress`.
+//! When MPI gives `MPI_THREAD_MULTIPLE`, a thread of ours serves: eagerly after a request and while one is under way, then
+//! ever more seldom, so that an idle rank is left alone. While the program waits inside Lunasa its own thread serves as
+//! well, and ours keeps out of its way. Otherwise requests are served inside Lunasa's own calls and by `Lunasa::progress`.
 
 mod client;
 mod server;
 mod wire;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) struct MpiRoute {
     /// Requests of this rank that are under way.
     active: Mutex<Vec<Arc<Mutex<Exchange>>>>,
     slots: Mutex<Slots>,
+    /// Threads of the program that wait in Lunasa and serve meanwhile.
+    waiting: AtomicU32,
     thread: Mutex<Option<JoinHandle<()>>>,
     stop: AtomicBool,
 }
@@ -52,9 +55,9 @@ impl std::fmt::Debug for Exchange {
 
 impl MpiRoute {
     pub(crate) fn new(comm: Comm, regions: Arc<Regions>, piece: usize, window: usize) -> Arc<Self> {
-        let (traffic, server, active, slots) = Default::default();
+        let (traffic, server, active, slots, waiting) = Default::default();
         let (thread, stop) = (Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { comm, regions, piece, window, traffic, server, active, slots, thread, stop })
+        Arc::new(Self { comm, regions, piece, window, traffic, server, active, slots, waiting, thread, stop })
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {
@@ -77,17 +80,39 @@ impl MpiRoute {
     }
 
     fn serve(&self, idle: Duration) {
+        /// Looks before the thread begins to sleep: after the last request, and while one is under way.
         const EAGER: u32 = 200;
+        const EAGER_AT_WORK: u32 = 20_000;
         const SHORTEST: Duration = Duration::from_micros(5);
+        /// While the program's own thread serves.
+        const ASIDE: Duration = Duration::from_micros(100);
         let mut quiet = 0u32;
         while !self.stop.load(Ordering::Acquire) {
+            if self.waiting.load(Ordering::Relaxed) > 0 {
+                quiet = 0;
+                std::thread::sleep(ASIDE.min(idle));
+                continue;
+            }
             quiet = if self.progress() { 0 } else { quiet.saturating_add(1) };
-            if quiet < EAGER {
+            let eager = if self.is_at_work() { EAGER_AT_WORK } else { EAGER };
+            if quiet < eager {
                 std::thread::yield_now();
             } else {
-                std::thread::sleep((SHORTEST * (quiet - EAGER + 1).min(1 << 16)).min(idle));
+                std::thread::sleep((SHORTEST * (quiet - eager + 1).min(1 << 16)).min(idle));
             }
         }
+    }
+
+    /// Whether a request of this rank or of a peer's is under way.
+    fn is_at_work(&self) -> bool {
+        !self.active.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            || !self.server.lock().unwrap_or_else(PoisonError::into_inner).is_idle()
+    }
+
+    /// Says that a thread of the program waits, as long as the value lives.
+    fn waiting(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
     }
 
     /// Serves peers and moves on this rank's own requests, without waiting; whether anything happened.
@@ -163,6 +188,7 @@ impl MpiRoute {
 
     /// Ends the route: own requests first, then everybody's, then the thread. Collective.
     pub(crate) fn finish(&self) -> Result<()> {
+        let _waiting = self.waiting();
         let mut backoff = Backoff::default();
         let mut serve_until = |over: &mut dyn FnMut() -> Result<bool>| -> Result<()> {
             while !over()? {
@@ -190,6 +216,14 @@ impl MpiRoute {
     /// Frees the communicator. Collective, after [`MpiRoute::finish`] or before the first request; the last use of it.
     pub(crate) fn free(&self) -> Result<()> {
         self.comm.free()
+    }
+}
+
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

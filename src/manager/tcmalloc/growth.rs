@@ -1,0 +1,183 @@
+//! How an instance grows, ahead of need when it can, and gives back blocks that stay wholly free.
+//!
+//! A thread of each instance, the keeper, maps and registers the next block when less than `reserve_ahead` bytes are free,
+//! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::blocks::GRANULE;
+use super::classes::PAGE;
+use super::heap::Heap;
+use super::{Shared, lock};
+use crate::error::{Error, Result};
+
+/// What only one thread at a time does.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    /// Bytes mapped.
+    pub managed: usize,
+    /// The most that ever were.
+    pub most_managed: usize,
+}
+
+/// A block is this fraction of what is mapped already, so that it doubles as that doubles and little lies idle.
+const FRACTION: usize = 8;
+
+/// The keeper's bell.
+#[derive(Debug, Default)]
+pub(super) struct Wake {
+    rung: Mutex<Rung>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rung {
+    /// Less is free than should be.
+    low: bool,
+    stop: bool,
+}
+
+/// The keeper's thread.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    /// Rings for the keeper when too little is free.
+    pub(super) fn look_ahead(&self, heap: &Heap) {
+        if heap.free * PAGE < self.settings.reserve_ahead {
+            let mut rung = lock(&self.wake.rung);
+            if !rung.low {
+                rung.low = true;
+                self.wake.bell.notify_one();
+            }
+        }
+    }
+
+    /// Maps a block with room for `least` bytes.
+    pub(super) fn grow(&self, least: usize) -> Result<()> {
+        self.grow_locked(&mut lock(&self.growth), least)
+    }
+
+    /// As `grow`, unless blocks were added since there were `added`, or loose pieces make room.
+    pub(super) fn grow_after(&self, least: usize, added: usize) -> Result<()> {
+        let mut growth = lock(&self.growth);
+        if lock(&self.heap).added != added || self.settle(least) {
+            return Ok(());
+        }
+        self.grow_locked(&mut growth, least)
+    }
+
+    fn grow_locked(&self, growth: &mut Growth, least: usize) -> Result<()> {
+        let (smallest, largest) = self.settings.block;
+        let least = least
+            .checked_next_multiple_of(GRANULE)
+            .ok_or_else(|| Error::Memory(format!("{least} bytes exceed the address space")))?;
+        let wanted = (growth.managed / FRACTION).clamp(smallest, largest).max(least);
+        let block = match self.source.make(wanted, self.settings.register) {
+            // Where a large block is refused a small one may do.
+            Err(_) if wanted > least.max(smallest) => self.source.make(least.max(smallest), self.settings.register)?,
+            made => made?,
+        };
+        growth.managed += block.len();
+        growth.most_managed = growth.most_managed.max(growth.managed);
+        lock(&self.heap).add(block);
+        Ok(())
+    }
+
+    /// Gives the loose pieces of all classes to their spans; whether the heap has `least` bytes in one piece then.
+    fn settle(&self, least: usize) -> bool {
+        for central in &self.classes {
+            lock(central).settle(0, |span| lock(&self.heap).give(span));
+        }
+        lock(&self.heap).has(least.div_ceil(PAGE))
+    }
+
+    /// Grows until `bytes` are free.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<()> {
+        let mut growth = lock(&self.growth);
+        loop {
+            let free = lock(&self.heap).free * PAGE;
+            if free >= bytes {
+                return Ok(());
+            }
+            // At most one largest block at a time, unless all of it is wanted in fewer.
+            self.grow_locked(&mut growth, (bytes - free).min(self.settings.block.1))?;
+        }
+    }
+
+    /// Releases the blocks that are due, as long as enough stays free; how long until the next may be.
+    fn release(&self) -> Option<Duration> {
+        let after = self.settings.release_after;
+        if after.is_zero() {
+            return None;
+        }
+        loop {
+            let due = Instant::now().checked_sub(after)?;
+            let mut growth = lock(&self.growth);
+            let block = {
+                let mut heap = lock(&self.heap);
+                let spare = (heap.free * PAGE).saturating_sub(self.settings.reserve_ahead);
+                heap.take_empty_block(due, spare)
+            };
+            match block {
+                Some(block) => {
+                    growth.managed -= block.len();
+                    drop(growth);
+                    // Deregistered and unmapped here, unless somebody still walks over it.
+                    drop(block);
+                }
+                None => return lock(&self.heap).has_empty_block().then(|| after.max(Duration::from_millis(1))),
+            }
+        }
+    }
+
+    fn keep(&self) {
+        let mut pause: Option<Duration> = None;
+        loop {
+            let low = {
+                let rung = lock(&self.wake.rung);
+                let wanted = |rung: &mut Rung| !rung.low && !rung.stop;
+                let poisoned = PoisonError::into_inner;
+                // Nothing is due before somebody rings, but blocks that become empty do not ring.
+                let limit = pause.unwrap_or(match self.settings.release_after {
+                    Duration::ZERO => Duration::from_secs(3600),
+                    after => after.max(Duration::from_millis(100)),
+                });
+                let (mut rung, _) = self.wake.bell.wait_timeout_while(rung, limit, wanted).unwrap_or_else(poisoned);
+                if rung.stop {
+                    return;
+                }
+                std::mem::take(&mut rung.low)
+            };
+            if low && let Err(error) = self.reserve(self.settings.reserve_ahead) {
+                // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
+                tracing::debug!("growing ahead of need: {error}");
+            }
+            pause = self.release();
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) fn start(&self, shared: &Arc<Shared>) -> Result<()> {
+        let kept = shared.clone();
+        let thread = std::thread::Builder::new().name("lunasa-keeper".to_owned()).spawn(move || kept.keep());
+        let thread = thread
+            .map_err(|error| Error::Memory(format!("the keeper thread cannot be started: {error}; see `ulimit -u`")))?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    pub(super) fn stop(&self, shared: &Shared) {
+        if let Some(thread) = lock(&self.thread).take() {
+            lock(&shared.wake.rung).stop = true;
+            shared.wake.bell.notify_all();
+            // One that panicked has ended as well; the panic was reported.
+            drop(thread.join());
+        }
+    }
+}
