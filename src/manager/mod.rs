@@ -42,7 +42,7 @@ pub(crate) struct Holdings {
 #[derive(Debug)]
 pub(crate) enum Manager {
     Tcmalloc(Tcmalloc),
-    Malloc(Malloc),
+    Malloc(Box<Malloc>),
 }
 
 impl Manager {

@@ -313,8 +313,8 @@ impl Ldo {
             unsafe { pool.register_once(self.0.cast(), len, current) }?
         };
         let user_region = match part {
-            // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
             Some(part) if !part.memory.is_empty() => {
+                // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
                 Some(unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?)
             }
             _ => None,
@@ -460,7 +460,7 @@ fn misfit<T>(len: usize, section: Section) -> Error {
 
 fn elements<T>(at: *const u8, len: usize, section: Section) -> Result<usize> {
     let size = size_of::<T>();
-    if size == 0 || len % size != 0 || !at.addr().is_multiple_of(align_of::<T>()) {
+    if size == 0 || !len.is_multiple_of(size) || !at.addr().is_multiple_of(align_of::<T>()) {
         return Err(misfit::<T>(len, section));
     }
     Ok(len / size)

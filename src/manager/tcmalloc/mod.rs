@@ -16,7 +16,7 @@ mod heap;
 mod report;
 mod span;
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -201,7 +201,7 @@ impl Shared {
             caches.all.len() - 1
         });
         // SAFETY: a cache is not moved or freed before the manager is, which the caller borrows.
-        let cache = unsafe { &*(&raw const *caches.all[index]) };
+        let cache = unsafe { &*ptr::from_ref(&*caches.all[index]) };
         if cache::enter(self.number, cache) {
             return Some(cache);
         }
