@@ -99,6 +99,13 @@ impl Manager {
         }
     }
 
+    /// Ends what the manager does by itself.
+    pub(crate) fn close(&self) {
+        if let Self::Tcmalloc(manager) = self {
+            manager.close();
+        }
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         match self {
             Self::Tcmalloc(manager) => manager.counts(),

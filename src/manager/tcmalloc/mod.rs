@@ -15,6 +15,8 @@ mod growth;
 mod heap;
 mod report;
 mod span;
+#[cfg(test)]
+mod tests;
 
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -136,6 +138,11 @@ impl Tcmalloc {
         if !unsafe { put_cached(self.number, piece, len) } {
             self.shared.release_slowly(piece, len);
         }
+    }
+
+    /// No more growing ahead, and nothing is given back from now on.
+    pub(crate) fn close(&self) {
+        self.keeper.stop(&self.shared);
     }
 
     /// Makes sure that `bytes` more can be handed out without growing, as far as fragmentation allows.
@@ -325,6 +332,7 @@ impl Shared {
         }
         self.give_pieces(class, &batch);
         if !cache.push(class, piece) {
+            cache.dismiss(size);
             self.give_pieces(class, &[piece]);
         }
     }
