@@ -6,7 +6,7 @@
 
 use std::ptr::NonNull;
 
-use super::classes::{is_single, loose_of_class};
+use super::classes::loose_of_class;
 use super::span::{Span, Use};
 use super::{Batch, blocks};
 
@@ -63,7 +63,7 @@ impl Central {
     /// Takes pieces of this class back. What does not stay loose goes to its span, and spans that are wholly free to `heap`.
     pub(super) fn give(&mut self, class: usize, pieces: &[NonNull<u8>], heap: impl FnMut(NonNull<Span>)) {
         self.loose.extend_from_slice(pieces);
-        let most = if is_single(class) { 0 } else { loose_of_class(class) };
+        let most = loose_of_class(class);
         if self.loose.len() > most {
             self.settle(most / 2, heap);
         }

@@ -89,8 +89,12 @@ pub(super) const fn magazine_of_class(class: usize) -> usize {
     if batch == 1 { 1 } else { 2 * batch }
 }
 
-/// How many pieces the central list keeps loose, to be handed on without looking at their spans.
+/// How many pieces the central list keeps loose, to be handed on without looking at their spans. Pieces that are spans of
+/// their own stay until the heap needs them or the keeper comes by: merging them at once would be undone at once.
 pub(super) const fn loose_of_class(class: usize) -> usize {
+    if is_single(class) {
+        return usize::MAX;
+    }
     let fit = (4 << 20) / size_of_class(class);
     let least = 2 * batch_of_class(class);
     if fit < least { least } else { fit }

@@ -157,6 +157,9 @@ impl Shared {
                 // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
                 tracing::debug!("growing ahead of need: {error}");
             }
+            if !self.settings.release_after.is_zero() {
+                self.settle(0);
+            }
             pause = self.release();
         }
     }
