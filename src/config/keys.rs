@@ -53,7 +53,7 @@ pub struct Settings {
     pub numa_policy: NumaPolicy,
     /// Whether blocks use huge pages.
     pub memory_huge_pages: HugePages,
-    /// Threads that touch a new block; 0 is one per core near the block's node, at most 8.
+    /// Threads that touch a new block; 0 is one per core near the block's node and 32 MiB, at most 16.
     pub memory_touch_threads: usize,
     /// Whether a panic on this rank ends the whole job.
     pub abort_on_panic: bool,
@@ -205,7 +205,7 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "lunasa.memory.touch_threads",
             "0",
             Integer(0..=256),
-            "Threads that touch a new block; 0: one per core near the block's node, at most 8.",
+            "Threads that touch a new block; 0: one per core near the block's node and 32 MiB, at most 16.",
         ),
         key(
             "lunasa.abort_on_panic",

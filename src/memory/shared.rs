@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+use super::limits::Limits;
 use super::mapping::{Mapping, page_size};
 use crate::error::{Error, Result, os_error};
 
@@ -20,6 +21,9 @@ impl Shared {
         let failed = |call: &str, why: String| {
             Error::Memory(format!("{call} of {len} bytes for {name}: {why}; see `ulimit -n -v`"))
         };
+        if let Some(why) = Limits::read().file_refusal(len as u64) {
+            return Err(failed("memfd", why));
+        }
         let text = CString::new(name).map_err(|_| Error::Memory(format!("{name:?} cannot be a name")))?;
         // SAFETY: a terminated string; the result is checked.
         let raw = unsafe { libc::memfd_create(text.as_ptr(), libc::MFD_CLOEXEC) };

@@ -21,13 +21,14 @@ impl PinnedObject {
     /// The object that a handle names, if it is alive and as the handle says.
     pub(crate) fn acquire(regions: &Regions, handle: &RemoteHandle) -> Result<Self> {
         let at = handle.head();
-        let gone =
-            || HandleFault::Stale("the region it points into is not registered any more, or is smaller".to_owned());
+        let gone = || {
+            HandleFault::Stale("the region it points into is not registered, or not with its key or size".to_owned())
+        };
         let dropped = || HandleFault::Stale("the object was dropped by its owner".to_owned());
         let head = NonNull::new(std::ptr::with_exposed_provenance_mut::<Head>(at.address as usize))
             .filter(|head| head.is_aligned())
             .ok_or_else(|| HandleFault::Malformed("the object's address is not aligned".to_owned()))?;
-        let pinned = regions.with(at.id, at.address, at.len, || {
+        let pinned = regions.with((at.id, at.key), at.address, at.len, || {
             // SAFETY: in a region that stays registered, hence mapped, meanwhile; any bits are valid for its atomics.
             let head = unsafe { head.as_ref() };
             head.is_sound() && head.pin(handle.tag())

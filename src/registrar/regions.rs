@@ -93,7 +93,8 @@ struct Slot {
     base: AtomicU64,
     len: AtomicU64,
     block: AtomicU32,
-    unused: AtomicU32,
+    /// The remote key, which a handle must carry.
+    key: AtomicU32,
     block_len: AtomicU64,
     offset: AtomicU64,
 }
@@ -104,14 +105,13 @@ const _: () = assert!(size_of::<Slot>() == 64);
 const TABLE: usize = SLOTS * size_of::<Slot>();
 
 impl Slot {
-    /// Base and length, if the slot is still of that generation after they were read.
-    #[inline]
-    fn read(&self, generation: u32) -> Option<(usize, usize)> {
+    /// Base and length, if the slot is of that generation and key, and still was after they were read.
+    fn read(&self, generation: u32, key: u32) -> Option<(usize, usize)> {
         if self.generation.load(Ordering::Acquire) != generation || generation.is_multiple_of(2) {
             return None;
         }
         let range = (self.base.load(Ordering::Relaxed) as usize, self.len.load(Ordering::Relaxed) as usize);
-        self.is(generation).then_some(range)
+        (self.key.load(Ordering::Relaxed) == key && self.is(generation)).then_some(range)
     }
 
     fn is(&self, generation: u32) -> bool {
@@ -211,6 +211,7 @@ impl Regions {
         shared.block.store(backing.map_or(0, |b| b.block), Ordering::Relaxed);
         shared.block_len.store(backing.map_or(0, |b| b.len as u64), Ordering::Relaxed);
         shared.offset.store(backing.map_or(0, |b| b.offset as u64), Ordering::Relaxed);
+        shared.key.store(keys.remote, Ordering::Relaxed);
         shared.base.store(base.as_ptr().addr() as u64, Ordering::Relaxed);
         shared.len.store(len as u64, Ordering::Relaxed);
         let generation = shared.generation.load(Ordering::Relaxed).wrapping_add(1);
@@ -258,13 +259,13 @@ impl Regions {
         self.books().regions.get(id.slot as usize).copied().flatten().filter(|region| region.id == id)
     }
 
-    /// Runs `look` if the region is registered and holds the range; it stays registered meanwhile.
-    pub(crate) fn with<R>(&self, id: RegionId, at: u64, len: u64, look: impl FnOnce() -> R) -> Option<R> {
+    /// Runs `look` if the region is registered with this remote key and holds the range; it stays registered meanwhile.
+    pub(crate) fn with<R>(&self, (id, key): (RegionId, u32), at: u64, len: u64, look: impl FnOnce() -> R) -> Option<R> {
         let _in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
         if id.slot as usize >= SLOTS {
             return None;
         }
-        let (base, region_len) = self.slot(id.slot).read(id.generation)?;
+        let (base, region_len) = self.slot(id.slot).read(id.generation, key)?;
         let offset = at.checked_sub(base as u64)?;
         (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
     }
@@ -300,11 +301,11 @@ impl PeerRegions {
         PeerMapping::open(pid, fd, &table_name(run, rank), TABLE, false).map(Self)
     }
 
-    /// What the region is, if it is registered.
+    /// What the region is, if it is registered with this remote key.
     #[inline]
-    pub(crate) fn get(&self, id: RegionId) -> Option<PeerRegion> {
+    pub(crate) fn get(&self, id: RegionId, key: u32) -> Option<PeerRegion> {
         let slot = self.slot(id)?;
-        let (base, len) = slot.read(id.generation)?;
+        let (base, len) = slot.read(id.generation, key)?;
         let fd = slot.fd.load(Ordering::Relaxed);
         let backing = (fd >= 0).then(|| Backing {
             fd,
@@ -342,18 +343,19 @@ mod tests {
         let at = base.as_ptr().addr() as u64;
         // SAFETY: leaked memory stays mapped.
         let first = unsafe { regions.register(base, 8192, None) }.unwrap();
-        assert_eq!(regions.with(first.id, at, 8192, || 1), Some(1));
-        assert_eq!(regions.with(first.id, at + 1, 8192, || 1), None);
-        assert_eq!(regions.with(first.id, at - 1, 1, || 1), None);
-        assert_eq!(regions.with(first.id, at, u64::MAX, || 1), None);
+        assert_eq!(regions.with((first.id, first.keys.remote), at, 8192, || 1), Some(1));
+        assert_eq!(regions.with((first.id, first.keys.remote ^ 1), at, 8192, || 1), None, "another key");
+        assert_eq!(regions.with((first.id, first.keys.remote), at + 1, 8192, || 1), None);
+        assert_eq!(regions.with((first.id, first.keys.remote), at - 1, 1, || 1), None);
+        assert_eq!(regions.with((first.id, first.keys.remote), at, u64::MAX, || 1), None);
         regions.deregister(first.id).unwrap();
-        assert_eq!(regions.with(first.id, at, 1, || 1), None);
+        assert_eq!(regions.with((first.id, first.keys.remote), at, 1, || 1), None);
         assert_eq!(regions.deregister(first.id), Ok(false));
         // SAFETY: as above.
         let second = unsafe { regions.register(base, 8192, None) }.unwrap();
         assert_eq!(second.id.slot, first.id.slot);
         assert_ne!(second.id, first.id);
-        assert_eq!(regions.with(first.id, at, 1, || 1), None);
+        assert_eq!(regions.with((first.id, first.keys.remote), at, 1, || 1), None);
         assert_eq!(regions.info().done, 2);
         assert_eq!(regions.info().regions, 1);
     }
@@ -365,12 +367,12 @@ mod tests {
         let peer = PeerRegions::open(std::process::id(), regions.fd(), 77, 3).unwrap();
         // SAFETY: leaked memory stays mapped.
         let region = unsafe { regions.register(memory(), 4096, None) }.unwrap();
-        assert_eq!(peer.get(region.id).unwrap().len, 4096);
-        assert!(peer.get(region.id).unwrap().backing.is_none());
+        assert_eq!(peer.get(region.id, region.keys.remote).unwrap().len, 4096);
+        assert!(peer.get(region.id, region.keys.remote).unwrap().backing.is_none());
         regions.deregister(region.id).unwrap();
-        assert!(peer.get(region.id).is_none());
+        assert!(peer.get(region.id, region.keys.remote).is_none());
         assert!(!peer.still(region.id));
-        assert!(peer.get(RegionId { slot: u32::MAX, generation: 1 }).is_none());
+        assert!(peer.get(RegionId { slot: u32::MAX, generation: 1 }, 0).is_none());
     }
 
     #[test]

@@ -163,8 +163,10 @@ impl Transfers {
 
     fn no_route(&self, peer: u32, tried: &[String]) -> Error {
         let allowed: Vec<String> = self.routes.iter().map(RouteKind::to_string).collect();
-        let (allowed, tried) = (allowed.join(", "), tried.join("; "));
-        let reason = format!("no allowed route reaches it (lunasa.routes: {allowed}; {tried})");
+        let mut reason = format!("no allowed route reaches it (lunasa.routes: {})", allowed.join(", "));
+        for why in tried {
+            reason = format!("{reason}; {why}");
+        }
         Error::Transfer { peer, reason }
     }
 

@@ -96,11 +96,11 @@ impl Shm {
             Err(error) => return Ok(Outcome::Unreachable(error.to_string())),
         };
         // The head is in the region of the first part.
-        let Some(piece) = peer.range(parts[0].id)? else { return unmapped() };
+        let Some(piece) = peer.range(&parts[0])? else { return unmapped() };
         let head = piece.head(handle)?;
         check_alive(head, handle)?;
         let user = if parts[1].len > 0 {
-            let Some(range) = peer.range(parts[1].id)? else { return unmapped() };
+            let Some(range) = peer.range(&parts[1])? else { return unmapped() };
             Some((range.place(&parts[1])?, range))
         } else {
             None
@@ -134,14 +134,14 @@ impl Shm {
                 "the object's memory cannot be mapped by peers (malloc or the program's own): fetch it".to_owned();
             Error::Transfer { peer: handle.rank(), reason }
         };
-        let piece = peer.range(handle.head().id)?.ok_or_else(unmapped)?;
+        let piece = peer.range(&handle.head())?.ok_or_else(unmapped)?;
         let head = piece.head(handle)?;
         check_alive(head, handle)?;
         let mut keep = vec![piece.memory()];
         let mut section = |section, len: usize| -> Result<(*mut u8, usize)> {
             let parts = handle.section(section).locate(0, len as u64)?;
             let Some(part) = parts.iter().find(|part| part.len > 0) else { return Ok((piece.at, 0)) };
-            let range = peer.range(part.id)?.ok_or_else(unmapped)?;
+            let range = peer.range(part)?.ok_or_else(unmapped)?;
             keep.push(range.memory());
             Ok((range.place(part)?, len))
         };
@@ -160,9 +160,10 @@ impl Peer {
     /// Where a region is mapped here; `None` when it cannot be.
     // Always inlined, as `RemoteHandle::locate` is.
     #[inline(always)]
-    fn range(&self, id: RegionId) -> Result<Option<Range>> {
-        let gone = || HandleFault::Stale("the region it points into is not registered any more".to_owned());
-        let region = self.regions.get(id).ok_or_else(gone)?;
+    fn range(&self, part: &Part) -> Result<Option<Range>> {
+        let id = part.id;
+        let gone = || HandleFault::Stale("the region it points into is not registered, or not with its key".to_owned());
+        let region = self.regions.get(id, part.key).ok_or_else(gone)?;
         let Some(backing) = region.backing else { return Ok(None) };
         let mut blocks = self.blocks.load();
         let mut found = position(&blocks, backing.block);
@@ -204,7 +205,7 @@ impl Peer {
     /// Whether the object is still there.
     pub(super) fn has(&self, handle: &RemoteHandle) -> bool {
         fence(Ordering::Acquire);
-        let Ok(Some(piece)) = self.range(handle.head().id) else { return false };
+        let Ok(Some(piece)) = self.range(&handle.head()) else { return false };
         piece.head(handle).is_ok_and(|head| check_alive(head, handle).is_ok())
     }
 }
@@ -265,6 +266,10 @@ mod tests {
 
     const LEN: usize = 8192;
 
+    fn whole(region: &Region) -> Part {
+        Part { id: region.id, key: region.keys.remote, address: region.base().addr() as u64, len: region.len as u64 }
+    }
+
     fn block(regions: &Regions, number: u32) -> (Shared, Region) {
         let shared = Shared::create(&tcmalloc::block_name(regions.run(), regions.rank(), number), LEN).unwrap();
         let backing = Backing { fd: shared.fd(), block: number, len: LEN, offset: 4096 };
@@ -281,7 +286,7 @@ mod tests {
         let (memory, first) = block(&regions, 0);
         // SAFETY: our own memory.
         unsafe { first.base().write_volatile(17) };
-        let range = peer.range(first.id).unwrap().unwrap();
+        let range = peer.range(&whole(&first)).unwrap().unwrap();
         let part = |offset: u64, len| Part { id: first.id, key: 0, address: first.base().addr() as u64 + offset, len };
         assert_eq!(range.place(&part(0, 4096)), Ok(range.at));
         for (offset, len) in [(0, 4097), (4097, 0), (u64::MAX, 1), (1, u64::MAX)] {
@@ -291,9 +296,9 @@ mod tests {
         }
         regions.deregister(first.id).unwrap();
         drop(memory);
-        assert!(matches!(peer.range(first.id), Err(Error::Handle(HandleFault::Stale(_)))));
+        assert!(matches!(peer.range(&whole(&first)), Err(Error::Handle(HandleFault::Stale(_)))));
         let (_memory, second) = block(&regions, 1);
-        drop(peer.range(second.id).unwrap().unwrap());
+        drop(peer.range(&whole(&second)).unwrap().unwrap());
         let mapped: Vec<u32> = peer.blocks.load().iter().map(|mapped| mapped.block).collect();
         assert_eq!(mapped, [1], "only what is still registered");
         // SAFETY: the range keeps its mapping.
@@ -307,7 +312,7 @@ mod tests {
         let (_memory, region) = block(&regions, 0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| assert!(peer.range(region.id).unwrap().is_some()));
+                scope.spawn(|| assert!(peer.range(&whole(&region)).unwrap().is_some()));
             }
         });
         assert_eq!(peer.blocks.load().len(), 1);

@@ -5,6 +5,8 @@ mod demo;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Network memory for MPI applications.
 #[derive(Debug, Parser)]
@@ -25,6 +27,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Lunasa's own warnings, on the terminal; LUNASA_LOG=debug shows more.
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    let filter = filter.with_env_var("LUNASA_LOG").from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
     }

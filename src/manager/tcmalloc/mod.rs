@@ -343,6 +343,8 @@ impl Shared {
 
     /// Empties the cache of a thread that ends, and keeps it for another.
     fn retire(&self, cache: &Cache) {
+        // Held throughout, so that a check sees each piece in the cache or in the central list.
+        let mut caches = lock(&self.caches);
         for class in 0..COUNT {
             let mut batch = Batch::new();
             while let Some(piece) = cache.pop(class) {
@@ -357,7 +359,6 @@ impl Shared {
                 self.give_pieces(class, &batch);
             }
         }
-        let mut caches = lock(&self.caches);
         if let Some(index) = caches.all.iter().position(|known| std::ptr::eq(&**known, cache)) {
             caches.idle.push(index);
         }
