@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rand::seq::SliceRandom;
-
 use crate::Outcome;
 
 /// Rounds of which the median is taken; in each, every contender has its turn.
@@ -69,7 +67,7 @@ pub fn compare(contenders: &mut [Contender]) -> Outcome<Vec<f64>> {
     let mut seen = vec![Vec::with_capacity(ROUNDS); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
     for _ in 0..ROUNDS {
-        order.shuffle(&mut rand::rng());
+        fastrand::shuffle(&mut order);
         for &at in &order {
             contenders[at].once()?;
             let took = (contenders[at].turn)(times[at])?;

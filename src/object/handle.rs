@@ -205,18 +205,38 @@ impl RemoteHandle {
         Ok(self.layout()?.section(section))
     }
 
-    /// Where `len` bytes from `offset` of the handle's section lie: in the piece, then in the program's memory; a part of
-    /// length 0 is to be skipped.
+    /// Where `len` bytes from `offset` of the handle's section lie: offset and length in the piece, then in the program's
+    /// memory.
     // Always inlined: returned through memory, written narrow and read back wide, the parts would cost more than the copy of
     // a few bytes.
     #[inline(always)]
-    pub(crate) fn locate(&self, offset: u64, len: u64) -> Result<[Part; 2]> {
+    pub(crate) fn offsets(&self, offset: u64, len: u64) -> Result<[(u64, u64); 2]> {
         let (start, section_len) = self.section_range()?;
         if offset > section_len || len > section_len - offset {
             return Err(self.out_of_bounds(offset, len, section_len));
         }
-        let [(in_piece, piece_len), (in_user, user_len)] = self.layout()?.cut(start + offset, len);
+        Ok(self.layout()?.cut(start + offset, len))
+    }
+
+    /// As [`RemoteHandle::offsets`], as parts of the owner's memory; a part of length 0 is to be skipped.
+    // Always inlined, as `offsets` is.
+    #[inline(always)]
+    pub(crate) fn locate(&self, offset: u64, len: u64) -> Result<[Part; 2]> {
+        let [(in_piece, piece_len), (in_user, user_len)] = self.offsets(offset, len)?;
         Ok([self.piece.part(in_piece, piece_len), self.user.part(in_user, user_len)])
+    }
+
+    /// Whether a peer may write `len` bytes from `offset` of the handle's section: only metadata and data, never the headers.
+    pub(crate) fn check_put(&self, offset: u64, len: u64) -> Result<()> {
+        if !self.is_writable() {
+            return Err(HandleFault::ReadOnly.into());
+        }
+        let (start, _) = self.section_range()?;
+        if len > 0 && start.saturating_add(offset) < super::head::HEAD as u64 {
+            let why = "the headers are written by their owner only; put into metadata and data";
+            return Err(HandleFault::OutOfBounds(why.to_owned()).into());
+        }
+        Ok(())
     }
 
     #[cold]

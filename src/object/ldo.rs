@@ -610,6 +610,10 @@ impl PinnedObject {
         if pinned.head().shape() != handle.shape() {
             return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
         }
+        // The check word does not cover the sizes, and a stray write may have changed them.
+        if sections_of(pinned.head()).is_err() {
+            return Err(HandleFault::Stale("the object's header was written over".to_owned()).into());
+        }
         Ok(pinned)
     }
 
@@ -620,9 +624,8 @@ impl PinnedObject {
 
     /// Where `len` bytes from `offset` of the handle's section are: addresses and lengths.
     pub(crate) fn ranges(&self, handle: &RemoteHandle, offset: u64, len: u64) -> Result<[(*mut u8, usize); 2]> {
-        handle.locate(offset, len)?;
-        let (start, _) = handle.section_range()?;
-        let [(in_piece, piece_len), (in_user, user_len)] = layout_of(self.head())?.cut(start + offset, len);
+        // By the sizes that the handle and the object agreed on: its owner may be changing them meanwhile.
+        let [(in_piece, piece_len), (in_user, user_len)] = handle.offsets(offset, len)?;
         let user = user_part_of(self.head())?.map_or(std::ptr::null_mut(), |part| part.memory.base().as_ptr());
         let piece = self.0.as_ptr().cast::<u8>();
         Ok([

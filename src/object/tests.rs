@@ -236,6 +236,9 @@ fn lengths_that_were_written_over_lead_nowhere() {
     unsafe { *at = 1 << 40 };
     assert!(object.data::<u8>().is_err() && object.data_mut::<u8>().is_err() && object.data_ptr().is_err());
     assert!(object.deep_copy().is_err() && object.wipe().is_err());
+    // Nor by a handle that says the same.
+    let refused = PinnedObject::acquire(&pools[0].regions, &object.handle().unwrap());
+    assert!(matches!(refused, Err(Error::Handle(HandleFault::Stale(_)))), "{refused:?}");
     // SAFETY: as above.
     unsafe { *at = before };
     assert_eq!(object.data::<u8>().unwrap().len(), 100);

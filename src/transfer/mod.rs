@@ -152,14 +152,11 @@ impl Transfers {
     }
 
     /// What can be said of a handle without asking its owner.
-    fn admit(&self, direction: Direction, handle: &RemoteHandle) -> Result<()> {
+    fn admit(&self, handle: &RemoteHandle) -> Result<()> {
         memory::not_in_forked_child()?;
         handle.check()?;
         if handle.run() != self.regions.run() || handle.rank() >= self.directory.ranks() {
             return Err(HandleFault::OtherRun.into());
-        }
-        if direction == Direction::Put && !handle.is_writable() {
-            return Err(HandleFault::ReadOnly.into());
         }
         Ok(())
     }
@@ -201,7 +198,10 @@ impl Transfers {
         local: Local,
         keep: Option<Ldo>,
     ) -> Result<Option<mpi::Operation>> {
-        self.admit(direction, handle)?;
+        self.admit(handle)?;
+        if direction == Direction::Put {
+            handle.check_put(offset, local.len as u64)?;
+        }
         let peer = handle.rank();
         let mut tried = Vec::new();
         for &route in self.routes.iter().filter(|&&route| self.reaches(route, peer)) {
@@ -239,7 +239,7 @@ impl Transfers {
 
     /// A peer's object as it lies in that peer's memory.
     pub(crate) fn view(&self, handle: &RemoteHandle) -> Result<View> {
-        self.admit(Direction::Get, handle)?;
+        self.admit(handle)?;
         if handle.rank() == self.rank {
             return local::view(&self.regions, handle);
         }

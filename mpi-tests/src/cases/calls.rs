@@ -95,7 +95,7 @@ fn a_thread_is_refused(world: &SimpleCommunicator) -> Outcome {
 
 /// Only the thread that initialised MPI may use the `mpi` route; others are told so, and may use the other routes.
 fn other_threads_are_refused(world: &SimpleCommunicator) -> Outcome {
-    let lunasa = start(world, ROUTES[0])?;
+    let lunasa = start(world, &["self", "mpi"])?;
     let object = lunasa.object().zeroed().data(1000)?;
     let handles = everybodys(world, &lunasa, object.handle()?);
     let peers = lunasa.peers();

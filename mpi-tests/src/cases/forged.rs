@@ -28,6 +28,7 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
             random_forgeries(world, &lunasa, object, seed)?;
             out_of_bounds(world, &lunasa, object)?;
             read_only(world, &lunasa, object)?;
+            headers_are_not_written(world, &lunasa, object)?;
             assert!(object.meta::<u8>()?.iter().chain(object.data::<u8>()?).all(|&byte| byte == 0), "it was written");
         }
         drop(objects);
@@ -215,6 +216,27 @@ fn read_only(world: &SimpleCommunicator, lunasa: &Lunasa, object: &Ldo) -> Resul
     for peer in peers(lunasa) {
         for bytes in [&[9; 10][..], &[9; LEN]] {
             assert_eq!(refusal(lunasa.put_bytes(bytes, &handles[peer], 0)), HandleFault::ReadOnly);
+        }
+        still_good(lunasa, &handles[peer])?;
+    }
+    meet(world, lunasa);
+    Ok(())
+}
+
+fn headers_are_not_written(world: &SimpleCommunicator, lunasa: &Lunasa, object: &Ldo) -> Result<(), Error> {
+    let handles = everybodys(world, lunasa, writable(object)?);
+    for peer in peers(lunasa) {
+        let headers = [
+            (Section::Base, 0, 64),
+            (Section::Base, 63, 10),
+            (Section::LocalHeader, 8, 8),
+            (Section::Header, 8, 8),
+            (Section::Object, 0, 16 + META + LEN),
+            (Section::Object, 15, 1),
+        ];
+        for (section, offset, len) in headers {
+            let put = lunasa.put_bytes(&vec![0; len], &handles[peer].section(section), offset);
+            assert!(matches!(refusal(put), HandleFault::OutOfBounds(_)), "{section} {offset} {len}");
         }
         still_good(lunasa, &handles[peer])?;
     }

@@ -119,6 +119,7 @@ impl Tcmalloc {
 
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
+        let len = len.max(1);
         match take_cached(self.number, len) {
             Some(taken) => Ok(taken),
             None => self.shared.allocate_slowly(len),
@@ -130,6 +131,7 @@ impl Tcmalloc {
     /// # Safety
     /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
+        let len = len.max(1);
         // SAFETY: the caller's promise.
         if !unsafe { put_cached(self.number, piece, len) } {
             self.shared.release_slowly(piece, len);

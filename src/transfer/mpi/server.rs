@@ -78,8 +78,8 @@ fn admit(regions: &Regions, ask: &Ask) -> Result<(PinnedObject, [(*mut u8, usize
     if handle.run() != regions.run() || handle.rank() != regions.rank() {
         return Err(HandleFault::OtherRun.into());
     }
-    if ask.direction() == Direction::Put && !handle.is_writable() {
-        return Err(HandleFault::ReadOnly.into());
+    if ask.direction() == Direction::Put {
+        handle.check_put(ask.offset, ask.len)?;
     }
     let object = PinnedObject::acquire(regions, handle)?;
     let ranges = object.ranges(handle, ask.offset, ask.len)?;
