@@ -124,13 +124,13 @@ proptest! {
 
     #[test]
     fn malloc_hands_out_what_is_free_and_takes_all_back(steps in prop::collection::vec(step(), 1..200)) {
-        follows_the_model(&Manager::Malloc(Malloc::default()), steps);
+        follows_the_model(&Manager::Malloc(Box::default()), steps);
     }
 }
 
 #[test]
 fn threads_pass_pieces_to_each_other_and_none_is_lost() {
-    for manager in [tcmalloc(true).0, Manager::Malloc(Malloc::default())] {
+    for manager in [tcmalloc(true).0, Manager::Malloc(Box::default())] {
         let manager = &manager;
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..4).map(|_| std::sync::mpsc::channel::<Piece>()).unzip();
         std::thread::scope(|scope| {
@@ -187,7 +187,7 @@ fn a_piece_larger_than_any_block_gets_one_of_its_own() {
 
 #[test]
 fn what_cannot_be_had_is_an_error_and_the_rest_goes_on() {
-    for manager in [tcmalloc(false).0, Manager::Malloc(Malloc::default())] {
+    for manager in [tcmalloc(false).0, Manager::Malloc(Box::default())] {
         let piece = Piece::take(&manager, 100, 5);
         let refused = manager.allocate(1 << 46);
         assert!(matches!(refused, Err(crate::Error::Memory(_))), "{}: {refused:?}", manager.name());

@@ -15,8 +15,10 @@ mod growth;
 mod heap;
 mod report;
 mod span;
+#[cfg(test)]
+mod tests;
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -138,6 +140,11 @@ impl Tcmalloc {
         }
     }
 
+    /// No more growing ahead, and nothing is given back from now on.
+    pub(crate) fn close(&self) {
+        self.keeper.stop(&self.shared);
+    }
+
     /// Makes sure that `bytes` more can be handed out without growing, as far as fragmentation allows.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
         self.shared.reserve(bytes)
@@ -201,7 +208,7 @@ impl Shared {
             caches.all.len() - 1
         });
         // SAFETY: a cache is not moved or freed before the manager is, which the caller borrows.
-        let cache = unsafe { &*(&raw const *caches.all[index]) };
+        let cache = unsafe { &*ptr::from_ref(&*caches.all[index]) };
         if cache::enter(self.number, cache) {
             return Some(cache);
         }
@@ -325,6 +332,7 @@ impl Shared {
         }
         self.give_pieces(class, &batch);
         if !cache.push(class, piece) {
+            cache.dismiss(size);
             self.give_pieces(class, &[piece]);
         }
     }
