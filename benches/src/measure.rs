@@ -60,13 +60,16 @@ pub fn timed(times: u32, mut once: impl FnMut() -> Outcome) -> Outcome<Duration>
 
 /// The median time of each contender, in nanoseconds for doing it once, in their order.
 ///
-/// They take turns, and who begins a round changes, so that what else happens on the machine meets all of them.
+/// They take turns, each round in another order, so that what else happens on the machine meets all of them. A turn begins
+/// with one time that does not count: caches, and who is awake, are then as the contender's own work leaves them.
 pub fn compare(contenders: &mut [Contender]) -> Outcome<Vec<f64>> {
     let times = contenders.iter_mut().map(Contender::calibrate).collect::<Outcome<Vec<u32>>>()?;
     let mut seen = vec![Vec::with_capacity(ROUNDS); contenders.len()];
-    for round in 0..ROUNDS {
-        for turn in 0..contenders.len() {
-            let at = (round + turn) % contenders.len();
+    let mut order: Vec<usize> = (0..contenders.len()).collect();
+    for _ in 0..ROUNDS {
+        fastrand::shuffle(&mut order);
+        for &at in &order {
+            contenders[at].once()?;
             let took = (contenders[at].turn)(times[at])?;
             seen[at].push(took.as_secs_f64() * 1e9 / f64::from(times[at]));
         }

@@ -110,12 +110,13 @@ fn short(value: f64) -> String {
 fn describe(more: &[(&str, String)]) -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // Not those of this rank alone, which the launcher may have bound.
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let library = mpi::environment::library_version().unwrap_or_default();
     let mut machine = Map::new();
     let mut say = |name: &str, value: Value| drop(machine.insert(name.to_owned(), value));
-    say("cpu", json!(cpu.trim_start_matches(['\t', ' ', ':'])));
+    say("cpu", json!(model.trim_start_matches(['\t', ' ', ':'])));
     say("cores", json!(cores));
     say("kernel", json!(read("/proc/sys/kernel/osrelease").trim()));
     say("mpi", json!(library.lines().next().unwrap_or_default().split(", package").next().unwrap_or_default()));

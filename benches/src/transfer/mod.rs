@@ -1,7 +1,8 @@
 //! `transfer [two-hosts]`: get and put by each route, against what else moves as many bytes between two ranks.
 //!
 //! Rank 0 measures. The bytes are rank 1's (on the `self` route rank 0's own): an object of Lunasa's, and beside it memory
-//! of the peers' with the same offset in its page, so that all copy between places that lie alike.
+//! of the peers' with the same offset in its page, so that all copy between places that lie alike. `memcpy` has a copy of
+//! its own, as Lunasa has: what several share stays in the caches.
 
 mod messages;
 mod shared;
@@ -23,6 +24,8 @@ use window::Window;
 const SIZES: [usize; 9] = [8, 64, 512, 4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
 const LARGEST: usize = SIZES[SIZES.len() - 1];
 const PAGE: usize = 4096;
+/// Bytes of one copy in the peers' memory, with room for the offset.
+const COPY: usize = LARGEST + PAGE;
 
 /// A route, and the peers that make sense beside it.
 struct Case {
@@ -82,10 +85,12 @@ fn measure(world: &SimpleCommunicator, lunasa: &Lunasa, case: &Case) -> Outcome<
     // SAFETY: nobody looks at the object while peers write to it.
     let mut handle = unsafe { object.handle_mut() }?;
     let offset = object.data_ptr()?.0.addr() % PAGE;
-    let own = SharedMemory::create(LARGEST + PAGE)?;
-    // SAFETY: `own` is mapped for as much behind the offset; the other rank writes only while this one waits for it.
-    let memory = unsafe { std::slice::from_raw_parts_mut(own.at().add(offset), LARGEST) };
+    let own = SharedMemory::create(2 * COPY)?;
+    // SAFETY: each copy has as much behind the offset; the other rank writes only while this one waits for it.
+    let copy = |number: usize| unsafe { std::slice::from_raw_parts_mut(own.at().add(number * COPY + offset), LARGEST) };
+    let (memory, for_memcpy) = (copy(0), copy(1));
     memory.copy_from_slice(object.data::<u8>()?);
+    for_memcpy.copy_from_slice(memory);
     let mut place = [memory.as_ptr().addr() as u64, u64::from(std::process::id()), own.fd() as u64];
     let owner = world.process_at_rank(case.owner);
     owner.broadcast_into(&mut handle);
@@ -124,11 +129,11 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn rows(&self) -> Outcome<Vec<Row>> {
         let peer = match self.case.same_host {
-            true => Some(SharedMemory::open(self.place.pid, self.place.fd, LARGEST + PAGE)?),
+            true => Some(SharedMemory::open(self.place.pid, self.place.fd, 2 * COPY)?),
             false => None,
         };
-        // SAFETY: the offset is within the mapping.
-        let peer = peer.as_ref().map(|peer| unsafe { peer.at().add(self.place.address as usize % PAGE) });
+        // SAFETY: the second copy is within the mapping.
+        let peer = peer.as_ref().map(|peer| unsafe { peer.at().add(COPY + self.place.address as usize % PAGE) });
         let mut rows = Vec::new();
         for bytes in SIZES {
             for operation in ["get", "put"] {
@@ -162,10 +167,7 @@ impl Scene<'_> {
         let (local, place) = (&self.local, self.place);
         let mut all = vec![Contender::new("lunasa", move |times| {
             let mut into = local.borrow_mut();
-            let mut once = || Ok(self.lunasa.get_bytes(&self.handle, 0, &mut into[..bytes])?);
-            // The owner is awake then, as it is for the peers that are ordered.
-            once()?;
-            timed(times, once)
+            timed(times, || Ok(self.lunasa.get_bytes(&self.handle, 0, &mut into[..bytes])?))
         })];
         if let Some(peer) = peer {
             all.push(Contender::new("memcpy", move |times| {
@@ -203,9 +205,7 @@ impl Scene<'_> {
         let (local, place) = (&self.local, self.place);
         let mut all = vec![Contender::new("lunasa", move |times| {
             let from = local.borrow();
-            let once = || Ok(self.lunasa.put_bytes(&from[..bytes], &self.handle, 0)?);
-            once()?;
-            timed(times, once)
+            timed(times, || Ok(self.lunasa.put_bytes(&from[..bytes], &self.handle, 0)?))
         })];
         if let Some(peer) = peer {
             all.push(Contender::new("memcpy", move |times| {
