@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -26,7 +27,13 @@ fn tcmalloc(register: bool) -> (Manager, Arc<Regions>) {
         regions: regions.clone(),
         next: AtomicU32::new(0),
     };
-    (Manager::Tcmalloc(Tcmalloc::new(Arc::new(source), register, MIB, 4 * MIB).unwrap()), regions)
+    let settings = tcmalloc::Settings {
+        register,
+        block: (MIB, 4 * MIB),
+        reserve_ahead: 0,
+        release_after: Duration::from_secs(60),
+    };
+    (Manager::Tcmalloc(Tcmalloc::new(Arc::new(source), settings).unwrap()), regions)
 }
 
 /// A piece that is handed out, and the byte it is filled with.
@@ -37,7 +44,7 @@ unsafe impl Send for Piece {}
 
 impl Piece {
     fn take(manager: &Manager, len: usize, fill: u8) -> Self {
-        let at = manager.allocate(len).unwrap();
+        let (at, _) = manager.allocate(len).unwrap();
         assert!(at.as_ptr().addr().is_multiple_of(ALIGN));
         // SAFETY: just handed out with this length.
         unsafe { at.as_ptr().write_bytes(fill, len) };
@@ -52,7 +59,7 @@ impl Piece {
                 std::slice::from_raw_parts(at.as_ptr(), len).iter().all(|&byte| byte == fill),
                 "{len} bytes changed"
             );
-            manager.release(at);
+            manager.release(at, len);
         }
     }
 }
@@ -61,19 +68,19 @@ fn check(manager: &Manager, held: &[Piece]) {
     let mut ranges: Vec<(usize, usize)> = held.iter().map(|piece| (piece.0.as_ptr().addr(), piece.1.max(1))).collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "pieces overlap");
-    let mut walked = Vec::new();
+    let addresses: BTreeSet<usize> = held.iter().map(|piece| piece.0.as_ptr().addr()).collect();
+    let mut walked = BTreeSet::new();
     manager.walk(&mut |piece| {
-        walked.push(piece.as_ptr().addr());
+        assert!(walked.insert(piece.as_ptr().addr()), "a piece was visited twice");
         true
     });
-    let (count, walked) = (walked.len(), BTreeSet::from_iter(walked));
-    assert_eq!(count, walked.len(), "a piece was visited twice");
-    assert_eq!(walked, ranges.iter().map(|range| range.0).collect());
-    let holdings = manager.holdings();
-    assert!(holdings.used >= held.iter().map(|piece| piece.1 as u64).sum());
-    assert!(holdings.managed >= holdings.used);
-    let in_blocks: u64 = holdings.blocks.iter().map(|block| block.used_bytes).sum();
-    assert!(holdings.blocks.is_empty() || in_blocks == holdings.used, "{in_blocks} of {} used", holdings.used);
+    assert!(addresses.is_subset(&walked), "a piece was not visited");
+    assert!(held.iter().all(|piece| manager.is_piece(piece.0)));
+    assert_eq!(manager.check(&|piece| addresses.contains(&piece.as_ptr().addr())), Ok(()));
+    let (holdings, counts) = (manager.holdings(), manager.counts());
+    let bytes: u64 = held.iter().map(|piece| piece.1 as u64).sum();
+    assert!(holdings.used >= bytes && holdings.managed >= holdings.used);
+    assert_eq!((counts.allocations - counts.drops, counts.bytes), (held.len() as u64, bytes));
 }
 
 /// A length of any order of magnitude.
