@@ -35,8 +35,8 @@ check:
 	cargo test --workspace --doc --locked
 
 bench:
-	@$(LAB)/deps build
-	cargo build --release --locked -p lunasa-benches
+	@$(LAB)/deps bench
+	cargo build --release --locked -p lunasa-benches --features snmalloc
 	benches/run $(BENCH)
 
 docs:

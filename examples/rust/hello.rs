@@ -8,7 +8,8 @@ use mpi::traits::*;
 
 fn main() -> Result<()> {
     let Some((universe, _)) = mpi::initialize_with_threading(mpi::Threading::Multiple) else {
-        return Ok(eprintln!("MPI is initialised already"));
+        eprintln!("MPI is initialised already");
+        return Ok(());
     };
     let world = universe.world();
     let (rank, ranks) = (world.rank(), world.size());

@@ -75,7 +75,7 @@ pub(crate) fn host_part(key: u64, name: &str, entries: &[u8]) -> Result<HostPart
     let entries = <[Entry]>::ref_from_bytes(entries).map_err(|_| damaged("entries of a host"))?;
     let first_rank = entries.first().ok_or_else(|| damaged("a host without ranks"))?.rank;
     let mut line = HostEntry { key, first_rank, ranks: entries.len() as u32, name: [0; 48] };
-    let cut = name.floor_char_boundary(line.name.len());
+    let cut = (0..=line.name.len().min(name.len())).rfind(|&at| name.is_char_boundary(at)).unwrap_or(0);
     line.name[..cut].copy_from_slice(&name.as_bytes()[..cut]);
     let mut part = line.as_bytes().to_vec();
     for (place, entry) in entries.iter().enumerate() {

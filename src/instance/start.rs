@@ -16,7 +16,7 @@ use crate::config::{
     AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
 };
 use crate::error::{Error, Result};
-use crate::manager::{BlockSource, Malloc, Manager, Tcmalloc, tcmalloc};
+use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
 use crate::object;
@@ -71,7 +71,7 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
     });
     let pool = |time, kind| -> Result<Arc<Pool>> {
         let manager = match kind {
-            ManagerKind::Malloc => Manager::Malloc(Malloc::default()),
+            ManagerKind::Malloc => Manager::Malloc(Box::default()),
             ManagerKind::Tcmalloc => {
                 let settings = tcmalloc::Settings {
                     register: time == Registration::Eager,

@@ -42,7 +42,7 @@ pub(crate) struct Holdings {
 #[derive(Debug)]
 pub(crate) enum Manager {
     Tcmalloc(Tcmalloc),
-    Malloc(Malloc),
+    Malloc(Box<Malloc>),
 }
 
 impl Manager {
@@ -96,6 +96,13 @@ impl Manager {
         match self {
             Self::Tcmalloc(manager) => manager.reserve(bytes),
             Self::Malloc(_) => Ok(()),
+        }
+    }
+
+    /// Ends what the manager does by itself.
+    pub(crate) fn close(&self) {
+        if let Self::Tcmalloc(manager) = self {
+            manager.close();
         }
     }
 

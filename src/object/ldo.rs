@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::end::destroy;
 use super::handle::{Origin, RemoteHandle};
 use super::head::{Birth, HEAD, Head, META_IN_USER, Shape};
-use super::section::{Layout, Section, Segment, Segments};
+use super::parts::{Sections, layout_of, pool_of, sections_of, typed, typed_mut, user_part_of};
+use super::section::{Section, Segment, Segments};
 use super::types::TypeId;
 use super::user::UserPart;
-use crate::error::{Error, HandleFault, Result};
+use crate::error::{Error, Result};
 use crate::memory;
 use crate::pool::{Pool, Registration};
-use crate::registrar::{Region, RegionId, Regions};
+use crate::registrar::{Region, RegionId};
 
 /// A Lunasa Data Object.
 ///
@@ -27,13 +29,6 @@ pub struct Ldo(NonNull<Head>);
 unsafe impl Send for Ldo {}
 // SAFETY: as above.
 unsafe impl Sync for Ldo {}
-
-/// Where the sections lie: address and length.
-#[derive(Clone, Copy)]
-struct Sections {
-    meta: (*mut u8, usize),
-    data: (*mut u8, usize),
-}
 
 impl Ldo {
     /// Makes an object of a fresh piece.
@@ -313,8 +308,8 @@ impl Ldo {
             unsafe { pool.register_once(self.0.cast(), len, current) }?
         };
         let user_region = match part {
-            // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
             Some(part) if !part.memory.is_empty() => {
+                // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
                 Some(unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?)
             }
             _ => None,
@@ -388,103 +383,6 @@ impl Ldo {
     }
 }
 
-#[cold]
-fn damaged(head: &Head) -> Error {
-    let address = std::ptr::from_ref(head).addr();
-    Error::Object(format!(
-        "the local header at {address:#x} was written over (by a peer's put beyond its target, or by a stray pointer); its \
-         memory is left alone"
-    ))
-}
-
-#[inline(always)]
-fn pool_of(head: &Head) -> Result<&Pool> {
-    if !head.is_sound() {
-        return Err(damaged(head));
-    }
-    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
-    Ok(unsafe { &*head.owner() })
-}
-
-fn user_part_of(head: &Head) -> Result<Option<&UserPart>> {
-    if !head.is_user() {
-        return Ok(None);
-    }
-    if !head.is_sound() {
-        return Err(damaged(head));
-    }
-    let extra = head.extra.load(Ordering::Relaxed) as usize;
-    // SAFETY: sound and flagged, so this is the part leaked for the object, which lives as long.
-    Ok(Some(unsafe { &*std::ptr::with_exposed_provenance::<UserPart>(extra) }))
-}
-
-fn layout_of(head: &Head) -> Result<Layout> {
-    let shape = head.shape();
-    Layout::new(shape.meta_len, shape.data_len, head.is_user(), head.tag() & META_IN_USER != 0)
-        .ok_or_else(|| damaged(head))
-}
-
-fn sections_of(head: &Head) -> Result<Sections> {
-    let shape = head.shape();
-    if !head.fits(shape) {
-        return Err(damaged(head));
-    }
-    let (meta_len, data_len) = (shape.meta_len as usize, shape.data_len as usize);
-    // SAFETY: the head is followed by its metadata (if any lies in the piece), so this is at most one past the end.
-    let behind = unsafe { std::ptr::from_ref(head).cast::<u8>().cast_mut().add(HEAD) };
-    let Some(part) = user_part_of(head)? else {
-        return Ok(Sections {
-            meta: (behind, meta_len),
-            // SAFETY: both sections fit the capacity, which the piece has behind the head.
-            data: (unsafe { behind.add(meta_len) }, data_len),
-        });
-    };
-    let (user, room) = (part.memory.base().as_ptr(), part.memory.len());
-    if head.tag() & META_IN_USER != 0 {
-        // SAFETY: both sections fit the capacity, which is the user memory's length.
-        return Ok(Sections { meta: (user, meta_len), data: (unsafe { user.add(meta_len) }, data_len) });
-    }
-    if meta_len > part.piece_len - HEAD || data_len > room {
-        return Err(damaged(head));
-    }
-    Ok(Sections { meta: (behind, meta_len), data: (user, data_len) })
-}
-
-fn misfit<T>(len: usize, section: Section) -> Error {
-    let (size, align, name) = (size_of::<T>(), align_of::<T>(), std::any::type_name::<T>());
-    Error::Object(format!(
-        "{len} bytes of {section} cannot be seen as values of {name}: their length must be a multiple of {size} and their \
-         address one of {align} (data begin right behind the metadata)"
-    ))
-}
-
-fn elements<T>(at: *const u8, len: usize, section: Section) -> Result<usize> {
-    let size = size_of::<T>();
-    if size == 0 || len % size != 0 || !at.addr().is_multiple_of(align_of::<T>()) {
-        return Err(misfit::<T>(len, section));
-    }
-    Ok(len / size)
-}
-
-/// # Safety
-/// The range is mapped, and nobody writes there as long as the slice lives.
-unsafe fn typed<'a, T: FromBytes + Immutable>((at, len): (*mut u8, usize), section: Section) -> Result<&'a [T]> {
-    let count = elements::<T>(at, len, section)?;
-    // SAFETY: size and alignment were checked, any bytes are valid for T, and the caller promises the rest.
-    Ok(unsafe { std::slice::from_raw_parts(at.cast(), count) })
-}
-
-/// # Safety
-/// The range is mapped, and nobody else reads or writes there as long as the slice lives.
-unsafe fn typed_mut<'a, T: FromBytes + IntoBytes>(
-    (at, len): (*mut u8, usize),
-    section: Section,
-) -> Result<&'a mut [T]> {
-    let count = elements::<T>(at, len, section)?;
-    // SAFETY: size and alignment were checked, any bytes are valid for T and T's for bytes, and the caller promises the rest.
-    Ok(unsafe { std::slice::from_raw_parts_mut(at.cast(), count) })
-}
-
 impl Clone for Ldo {
     #[inline]
     fn clone(&self) -> Self {
@@ -500,144 +398,6 @@ impl Drop for Ldo {
     #[inline]
     fn drop(&mut self) {
         if !memory::in_forked_child() && self.head().drop_reference() {
-            // SAFETY: that was the last of everything.
-            unsafe { destroy(self.0) };
-        }
-    }
-}
-
-/// Gives everything back.
-///
-/// # Safety
-/// Neither references nor pins are left.
-#[inline(never)]
-unsafe fn destroy(at: NonNull<Head>) {
-    // SAFETY: the piece is still handed out.
-    let head = unsafe { at.as_ref() };
-    if !head.is_sound() {
-        return report_damaged(head);
-    }
-    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
-    let pool = unsafe { &*head.owner() };
-    if head.extra.load(Ordering::Relaxed) != 0 || head.is_user() {
-        // SAFETY: the caller's promise.
-        return unsafe { destroy_registered(at, pool) };
-    }
-    // The common case: an ordinary object without a region of its own.
-    let len = HEAD + head.capacity() as usize;
-    head.end();
-    // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe {
-        if !pool.put_cached(at.cast(), len) {
-            pool.release(at.cast(), len, None);
-        }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn report_damaged(head: &Head) {
-    tracing::error!("{}", damaged(head));
-}
-
-/// As `destroy`, for an object with regions of its own, or with the program's memory.
-///
-/// # Safety
-/// Neither references nor pins are left; the head is sound, and `pool` its owner.
-#[cold]
-#[inline(never)]
-unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
-    // SAFETY: the piece is still handed out.
-    let head = unsafe { at.as_ref() };
-    let extra = head.extra.load(Ordering::Acquire);
-    let (len, region) = if head.is_user() {
-        // SAFETY: sound and flagged, so leaked for this object; taken back once, here.
-        let part = unsafe { Box::<UserPart>::from_raw(std::ptr::with_exposed_provenance_mut(extra as usize)) };
-        if let Some(id) = RegionId::unpack(part.region.load(Ordering::Acquire))
-            && let Err(error) = pool.regions.deregister(id)
-        {
-            tracing::error!("{error}; the program's {} bytes are not given back", part.memory.len());
-            std::mem::forget(part);
-            return;
-        }
-        let own = RegionId::unpack(part.piece_region.load(Ordering::Acquire));
-        (part.piece_len, own)
-    } else {
-        (HEAD + head.capacity() as usize, RegionId::unpack(extra))
-    };
-    // A region id that was written over names none, or one of another object: never end that.
-    let region = region.filter(|&id| {
-        pool.regions.get(id).is_none_or(|region| region.base == at.cast()) || {
-            report_damaged(head);
-            false
-        }
-    });
-    head.end();
-    // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, region) };
-}
-
-/// An object of this rank that is kept alive while it is served to a peer.
-#[derive(Debug)]
-pub(crate) struct PinnedObject(NonNull<Head>);
-
-// SAFETY: a pin may be dropped on any thread; counts are atomic.
-unsafe impl Send for PinnedObject {}
-
-impl PinnedObject {
-    /// The object that a handle names, if it is alive and as the handle says.
-    pub(crate) fn acquire(regions: &Regions, handle: &RemoteHandle) -> Result<Self> {
-        let at = handle.head();
-        let gone =
-            || HandleFault::Stale("the region it points into is not registered any more, or is smaller".to_owned());
-        let dropped = || HandleFault::Stale("the object was dropped by its owner".to_owned());
-        let head = NonNull::new(std::ptr::with_exposed_provenance_mut::<Head>(at.address as usize))
-            .filter(|head| head.is_aligned())
-            .ok_or_else(|| HandleFault::Malformed("the object's address is not aligned".to_owned()))?;
-        let pinned = regions.with(at.id, at.address, at.len, || {
-            // SAFETY: in a region that stays registered, hence mapped, meanwhile; any bits are valid for its atomics.
-            let head = unsafe { head.as_ref() };
-            head.is_sound() && head.pin(handle.tag())
-        });
-        if !pinned.ok_or_else(gone)? {
-            return Err(dropped().into());
-        }
-        let pinned = Self(head);
-        // Between the look at the tag and the pin the memory may have come to another object.
-        if pinned.head().tag() != handle.tag() {
-            return Err(dropped().into());
-        }
-        if pinned.head().shape() != handle.shape() {
-            return Err(HandleFault::Stale("the object was resized or given another type since".to_owned()).into());
-        }
-        // The check word does not cover the sizes, and a stray write may have changed them.
-        if sections_of(pinned.head()).is_err() {
-            return Err(HandleFault::Stale("the object's header was written over".to_owned()).into());
-        }
-        Ok(pinned)
-    }
-
-    fn head(&self) -> &Head {
-        // SAFETY: pinned.
-        unsafe { self.0.as_ref() }
-    }
-
-    /// Where `len` bytes from `offset` of the handle's section are: addresses and lengths.
-    pub(crate) fn ranges(&self, handle: &RemoteHandle, offset: u64, len: u64) -> Result<[(*mut u8, usize); 2]> {
-        // By the sizes that the handle and the object agreed on: its owner may be changing them meanwhile.
-        let [(in_piece, piece_len), (in_user, user_len)] = handle.offsets(offset, len)?;
-        let user = user_part_of(self.head())?.map_or(std::ptr::null_mut(), |part| part.memory.base().as_ptr());
-        let piece = self.0.as_ptr().cast::<u8>();
-        Ok([
-            (piece.wrapping_add(in_piece as usize), piece_len as usize),
-            (user.wrapping_add(in_user as usize), user_len as usize),
-        ])
-    }
-}
-
-impl Drop for PinnedObject {
-    fn drop(&mut self) {
-        if !memory::in_forked_child() && self.head().unpin() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.0) };
         }

@@ -18,23 +18,31 @@ enum Found<'a> {
 }
 
 fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
+    let mut suspects = Vec::new();
+    let mut more = true;
     pool.walk(&mut |piece: NonNull<u8>| {
         let address = piece.as_ptr().addr();
         // SAFETY: the walk's pieces stay mapped meanwhile and are aligned to 64; any bits are valid for a head's atomics.
         let head = unsafe { piece.cast::<Head>().as_ref() };
-        // An object that is just being made looks damaged for a moment, and so does a place where pieces were cut anew since
-        // the walk began: look again before calling it so.
+        // An object that is just being made looks damaged for a moment: look again.
         for _ in 0..1000 {
             if head.is_vacant() {
                 return true;
             }
             if head.is_sound() {
-                return visit(address, Found::Object(head, head.shape()));
+                more = visit(address, Found::Object(head, head.shape()));
+                return more;
             }
             std::hint::spin_loop();
         }
-        !pool.is_piece(piece) || visit(address, Found::Damaged)
+        suspects.push(piece);
+        true
     });
+    // Where pieces were cut anew since the walk began there is none any more. (Asked now, as the walk may hold locks.)
+    suspects.retain(|&piece| pool.is_piece(piece));
+    for piece in suspects {
+        more = more && visit(piece.as_ptr().addr(), Found::Damaged);
+    }
 }
 
 /// At most `limit` live objects of a pool.

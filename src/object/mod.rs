@@ -1,10 +1,13 @@
 //! Lunasa Data Objects: reference-counted pieces of network memory with a header, metadata and data.
 
 mod builder;
+mod end;
 mod handle;
 mod head;
 mod ldo;
 mod list;
+mod parts;
+mod pinned;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -16,9 +19,9 @@ pub(crate) use handle::Part;
 pub use handle::RemoteHandle;
 pub(crate) use head::{HEAD, Head, LOCAL, choose_secret};
 pub use ldo::Ldo;
-pub(crate) use ldo::PinnedObject;
 pub use list::{LeakGroup, LeakReport};
 pub(crate) use list::{check, leaks, list};
+pub(crate) use pinned::PinnedObject;
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;

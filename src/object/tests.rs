@@ -9,13 +9,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::{Error, HandleFault};
-use crate::manager::{Malloc, Manager};
+use crate::manager::Manager;
 use crate::pool::{Pool, Registration};
 use crate::registrar::{HostRegistrar, Regions};
 
 fn pools() -> [Arc<Pool>; 2] {
     let regions = Arc::new(Regions::new(Arc::new(HostRegistrar::new(false)), rand::random(), 0).unwrap());
-    let pool = |time| Arc::new(Pool::new(time, Manager::Malloc(Malloc::default()), regions.clone()));
+    let pool = |time| Arc::new(Pool::new(time, Manager::Malloc(Box::default()), regions.clone()));
     [pool(Registration::Eager), pool(Registration::Lazy)]
 }
 

@@ -146,6 +146,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.quick.store(NO_MANAGER, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
+        self.manager.close();
     }
 
     /// # Errors

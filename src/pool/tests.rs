@@ -2,7 +2,6 @@
 //! A pool registers what it says when it says, once, and gives nothing back that is still registered.
 
 use super::*;
-use crate::manager::Malloc;
 use crate::registrar::{CallbackRegistrar, RegionKeys};
 use std::collections::BTreeMap;
 
@@ -37,7 +36,7 @@ fn pool(time: Registration) -> (Pool, Arc<Device>) {
     // SAFETY: neither function touches the memory.
     let registrar = unsafe { CallbackRegistrar::new("test", pin, unpin) };
     let regions = Arc::new(Regions::new(Arc::new(registrar), rand::random(), 0).unwrap());
-    (Pool::new(time, Manager::Malloc(Malloc::default()), regions), device)
+    (Pool::new(time, Manager::Malloc(Box::default()), regions), device)
 }
 
 fn registered(device: &Device) -> usize {

@@ -107,7 +107,7 @@ impl Slot {
     /// Base and length, if the slot is still of that generation after they were read.
     #[inline]
     fn read(&self, generation: u32) -> Option<(usize, usize)> {
-        if self.generation.load(Ordering::Acquire) != generation || generation % 2 == 0 {
+        if self.generation.load(Ordering::Acquire) != generation || generation.is_multiple_of(2) {
             return None;
         }
         let range = (self.base.load(Ordering::Relaxed) as usize, self.len.load(Ordering::Relaxed) as usize);

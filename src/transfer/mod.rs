@@ -206,12 +206,16 @@ impl Transfers {
         let mut tried = Vec::new();
         for &route in self.routes.iter().filter(|&&route| self.reaches(route, peer)) {
             let (done, traffic) = match route {
-                // SAFETY: the caller's promise.
                 RouteKind::SelfRank => {
-                    (unsafe { local::copy(&self.regions, direction, handle, offset, local) }, &self.to_self)
+                    // SAFETY: the caller's promise.
+                    let done = unsafe { local::copy(&self.regions, direction, handle, offset, local) };
+                    (done, &self.to_self)
                 }
-                // SAFETY: the caller's promise.
-                RouteKind::Shm => (unsafe { self.shm.copy(direction, handle, offset, local) }, &self.by_shm),
+                RouteKind::Shm => {
+                    // SAFETY: the caller's promise.
+                    let done = unsafe { self.shm.copy(direction, handle, offset, local) };
+                    (done, &self.by_shm)
+                }
                 RouteKind::Mpi => {
                     let Some(mpi) = &self.mpi else { continue };
                     // SAFETY: the caller's promise.

@@ -100,7 +100,7 @@ fn child_finds_it_closed(
     steps.push(matches!(request.wait(), Ok(_) | Err(Error::Closed(_))));
     // What there is can be read, cloned and dropped.
     steps.push(objects.iter().all(|object| object.data::<u8>().is_ok()));
-    let clones: Vec<Ldo> = objects.iter().cloned().collect();
+    let clones: Vec<Ldo> = objects.to_vec();
     drop((clones, objects, fetched));
     steps.push(closed(lunasa.finish()));
     let wrong = steps.iter().position(|&right| !right).map_or(0, |step| step as i32 + 1);

@@ -4,6 +4,9 @@ use super::support::*;
 use lunasa::{Error, HandleFault, Ldo, Lunasa, RemoteHandle, Section};
 use mpi::topology::SimpleCommunicator;
 
+/// A use of a handle, which may be refused.
+type Operation<'a> = &'a mut dyn FnMut(&RemoteHandle) -> Result<(), Error>;
+
 pub fn run(world: &SimpleCommunicator, _: &[String]) -> Outcome {
     for routes in ROUTES {
         for lazy in ["malloc", "tcmalloc"] {
@@ -34,7 +37,7 @@ fn refused(lunasa: &Lunasa, handles: &[RemoteHandle], good: &Good, fits: impl Fn
     for peer in peers(lunasa) {
         let (handle, good) = (&handles[peer], &good.handles[peer]);
         let mut bytes = vec![0; handle.data_len().max(30_000)];
-        let operations: [&mut dyn FnMut(&RemoteHandle) -> Result<(), Error>; 6] = [
+        let operations: [Operation<'_>; 6] = [
             &mut |handle| lunasa.get_bytes(handle, 0, &mut bytes[..handle.data_len()]),
             &mut |handle| lunasa.get_bytes(&handle.section(Section::Header), 0, &mut [0; 16]),
             &mut |handle| lunasa.put_bytes(&[1; 5], handle, 1),
@@ -98,7 +101,7 @@ fn memory_of_another_object(
         // The C library need not use it again soon.
         let by_malloc = lazy && manager == "malloc";
         let reused = |other: &Ldo| other.data_ptr().is_ok_and(|(there, _)| there == at);
-        while !others.last().is_some_and(reused) && !(by_malloc && others.len() == 10) {
+        while !(others.last().is_some_and(reused) || by_malloc && others.len() == 10) {
             assert!(others.len() < 10_000, "memory that was given back is not used again");
             others.push(make()?);
         }

@@ -15,8 +15,10 @@ mod growth;
 mod heap;
 mod report;
 mod span;
+#[cfg(test)]
+mod tests;
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -119,6 +121,7 @@ impl Tcmalloc {
 
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
+        let len = len.max(1);
         match take_cached(self.number, len) {
             Some(taken) => Ok(taken),
             None => self.shared.allocate_slowly(len),
@@ -130,10 +133,16 @@ impl Tcmalloc {
     /// # Safety
     /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
+        let len = len.max(1);
         // SAFETY: the caller's promise.
         if !unsafe { put_cached(self.number, piece, len) } {
             self.shared.release_slowly(piece, len);
         }
+    }
+
+    /// No more growing ahead, and nothing is given back from now on.
+    pub(crate) fn close(&self) {
+        self.keeper.stop(&self.shared);
     }
 
     /// Makes sure that `bytes` more can be handed out without growing, as far as fragmentation allows.
@@ -199,7 +208,7 @@ impl Shared {
             caches.all.len() - 1
         });
         // SAFETY: a cache is not moved or freed before the manager is, which the caller borrows.
-        let cache = unsafe { &*(&raw const *caches.all[index]) };
+        let cache = unsafe { &*ptr::from_ref(&*caches.all[index]) };
         if cache::enter(self.number, cache) {
             return Some(cache);
         }
@@ -323,6 +332,7 @@ impl Shared {
         }
         self.give_pieces(class, &batch);
         if !cache.push(class, piece) {
+            cache.dismiss(size);
             self.give_pieces(class, &[piece]);
         }
     }

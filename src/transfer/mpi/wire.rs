@@ -103,7 +103,7 @@ pub(super) fn failure(error: &Error) -> Vec<u8> {
         other => (6, other.to_string()),
     };
     let mut message = Reply { magic: MAGIC, code }.as_bytes().to_vec();
-    message.extend_from_slice(&words.as_bytes()[..words.floor_char_boundary(INLINE)]);
+    message.extend_from_slice(&words.as_bytes()[..words.len().min(INLINE)]);
     message
 }
 

@@ -1,0 +1,81 @@
+//! The end of an object: everything goes back, once, when neither references nor pins are left.
+
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use super::head::{HEAD, Head};
+use super::parts::damaged;
+use super::user::UserPart;
+use crate::pool::Pool;
+use crate::registrar::RegionId;
+
+/// Gives everything back.
+///
+/// # Safety
+/// Neither references nor pins are left.
+#[inline(never)]
+pub(super) unsafe fn destroy(at: NonNull<Head>) {
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { at.as_ref() };
+    if !head.is_sound() {
+        return report_damaged(head);
+    }
+    // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+    let pool = unsafe { &*head.owner() };
+    if head.extra.load(Ordering::Relaxed) != 0 || head.is_user() {
+        // SAFETY: the caller's promise.
+        return unsafe { destroy_registered(at, pool) };
+    }
+    // The common case: an ordinary object without a region of its own.
+    let len = HEAD + head.capacity() as usize;
+    head.end();
+    // SAFETY: allocated with this length for this object, and nobody is left to use it.
+    unsafe {
+        if !pool.put_cached(at.cast(), len) {
+            pool.release(at.cast(), len, None);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn report_damaged(head: &Head) {
+    tracing::error!("{}", damaged(head));
+}
+
+/// As `destroy`, for an object with regions of its own, or with the program's memory.
+///
+/// # Safety
+/// Neither references nor pins are left; the head is sound, and `pool` its owner.
+#[cold]
+#[inline(never)]
+unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { at.as_ref() };
+    let extra = head.extra.load(Ordering::Acquire);
+    let (len, region) = if head.is_user() {
+        // SAFETY: sound and flagged, so leaked for this object; taken back once, here.
+        let part = unsafe { Box::<UserPart>::from_raw(std::ptr::with_exposed_provenance_mut(extra as usize)) };
+        if let Some(id) = RegionId::unpack(part.region.load(Ordering::Acquire))
+            && let Err(error) = pool.regions.deregister(id)
+        {
+            tracing::error!("{error}; the program's {} bytes are not given back", part.memory.len());
+            std::mem::forget(part);
+            return;
+        }
+        let own = RegionId::unpack(part.piece_region.load(Ordering::Acquire));
+        (part.piece_len, own)
+    } else {
+        (HEAD + head.capacity() as usize, RegionId::unpack(extra))
+    };
+    // A region id that was written over names none, or one of another object: never end that.
+    let region = region.filter(|&id| {
+        pool.regions.get(id).is_none_or(|region| region.base == at.cast()) || {
+            report_damaged(head);
+            false
+        }
+    });
+    head.end();
+    // SAFETY: allocated with this length for this object, and nobody is left to use it.
+    unsafe { pool.release(at.cast(), len, region) };
+}
