@@ -9,30 +9,32 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::memory::HugePages;
-use crate::registrar::{HostRegistrar, Regions};
+use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::topology::Topology;
 
 const MIB: usize = 1 << 20;
 
-fn tcmalloc(register: bool) -> (Manager, Arc<Regions>) {
-    let regions = Arc::new(Regions::new(Arc::new(HostRegistrar::new(false)), rand::random(), 0).unwrap());
-    let source = BlockSource {
+/// Blocks of small pages, wherever they come to lie, registered by this registrar.
+pub(super) fn source(registrar: Arc<dyn Registrar>) -> Arc<BlockSource> {
+    let regions = Arc::new(Regions::new(registrar, rand::random(), 0).unwrap());
+    Arc::new(BlockSource {
         run: regions.run(),
         rank: 0,
         topology: Topology::discover().unwrap(),
         node: None,
         huge_pages: HugePages::Off,
         touch_threads: 1,
-        regions: regions.clone(),
+        regions,
         next: AtomicU32::new(0),
-    };
-    let settings = tcmalloc::Settings {
-        register,
-        block: (MIB, 4 * MIB),
-        reserve_ahead: 0,
-        release_after: std::time::Duration::ZERO,
-    };
-    (Manager::Tcmalloc(Tcmalloc::new(Arc::new(source), settings).unwrap()), regions)
+    })
+}
+
+fn tcmalloc(register: bool) -> (Manager, Arc<Regions>) {
+    let source = source(Arc::new(HostRegistrar::new(false)));
+    let regions = source.regions.clone();
+    let (reserve_ahead, release_after) = (0, std::time::Duration::ZERO);
+    let settings = tcmalloc::Settings { register, block: (MIB, 4 * MIB), reserve_ahead, release_after };
+    (Manager::Tcmalloc(Tcmalloc::new(source, settings).unwrap()), regions)
 }
 
 /// A piece that is handed out, and the byte it is filled with.

@@ -2,32 +2,17 @@
 //! Growing, shrinking and threads: what the manager promises beyond handing out pieces.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::memory::HugePages;
-use crate::registrar::{CallbackRegistrar, HostRegistrar, RegionKeys, Regions, Registrar};
-use crate::topology::Topology;
+use crate::registrar::{CallbackRegistrar, HostRegistrar, RegionKeys, Registrar};
 
 const MIB: usize = 1 << 20;
 
 fn manager(registrar: Arc<dyn Registrar>, reserve_ahead: usize, release_after: Duration) -> Result<Tcmalloc> {
-    let regions = Arc::new(Regions::new(registrar, rand::random(), 0).unwrap());
-    let source = BlockSource {
-        run: regions.run(),
-        rank: 0,
-        topology: Topology::discover().unwrap(),
-        node: None,
-        huge_pages: HugePages::Off,
-        touch_threads: 1,
-        regions,
-        next: AtomicU32::new(0),
-    };
-    Tcmalloc::new(
-        Arc::new(source),
-        Settings { register: true, block: (2 * MIB, 8 * MIB), reserve_ahead, release_after },
-    )
+    let settings = Settings { register: true, block: (2 * MIB, 8 * MIB), reserve_ahead, release_after };
+    Tcmalloc::new(crate::manager::tests::source(registrar), settings)
 }
 
 fn host() -> Arc<dyn Registrar> {
