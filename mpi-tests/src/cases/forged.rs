@@ -143,6 +143,7 @@ fn sealed_forgeries(world: &SimpleCommunicator, lunasa: &Lunasa, object: &Ldo) -
             ("an older region", with(&good, 52, &generation.wrapping_sub(2).to_le_bytes())),
             ("a younger region", with(&good, 52, &(generation + 2).to_le_bytes())),
             ("a region that is not registered", with(&good, 52, &(generation + 1).to_le_bytes())),
+            ("another key", with(&good, 56, &(word(56) as u32 ^ 1).to_le_bytes())),
             ("an address in the data", with(&good, 64, &(address + 64).to_le_bytes())),
             ("an address between", with(&good, 64, &(address + 1).to_le_bytes())),
             ("an address beyond", with(&good, 64, &(address + (1 << 30)).to_le_bytes())),
