@@ -86,13 +86,14 @@ fn class_table(pool: &PoolInfo) -> Markup {
     }
     table(
         &format!("Size classes, {}", pool.name),
-        &["#Size", "#Live", "#Free", "#Spans", "Occupied"],
+        &["#Size", "#Live", "#Cached", "#Free", "#Spans", "Occupied"],
         pool.classes.iter().map(|class| {
-            let whole = class.live.saturating_add(class.free);
+            let whole = class.live.saturating_add(class.cached).saturating_add(class.free);
             let words = format!("{} of {} pieces live", pretty::count(class.live), pretty::count(whole));
             vec![
                 size(class.size),
                 count(class.live),
+                count(class.cached),
                 count(class.free),
                 count(class.spans),
                 bar(&words, &[("asked", class.live)], whole),
