@@ -9,7 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 /// The program's memory, and what to do when Lunasa no longer needs it.
 ///
 /// The cleanup function runs exactly once: when the last reference to the object is dropped, or when the object could not
-/// be made.
+/// be made. When a peer is being served from the memory at that moment, it runs when that is through, on the thread that
+/// serves.
 pub struct UserMemory {
     base: NonNull<u8>,
     len: usize,

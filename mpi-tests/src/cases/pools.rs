@@ -52,6 +52,7 @@ fn registrations(lunasa: &Lunasa) -> (u64, u64) {
 fn memory_is_registered_when_its_pool_says(lunasa: &Lunasa, eager: &str, lazy: &str) -> Result<(), Error> {
     // Room in the blocks first, so that none is mapped while we count.
     drop((lunasa.object().data(1000)?, lunasa.object().lazy().data(1000)?));
+    until_nothing_is_alive(lunasa);
     let (done, regions) = registrations(lunasa);
     let object = lunasa.object().data(1000)?;
     assert!(object.is_registered());
@@ -93,6 +94,7 @@ fn everything_comes_back(lunasa: &Lunasa) {
     let many: Vec<Ldo> = (0..50).flat_map(|n| lunasa.object().data(n * 1000)).collect();
     assert_eq!(many.len(), 50);
     drop(many);
+    until_nothing_is_alive(lunasa);
     for pool in lunasa.snapshot().pools {
         let what = format!("{} by {}", pool.name, pool.manager);
         assert_eq!((pool.live_objects, pool.allocated_bytes, pool.used_bytes), (0, 0, 0), "{what}");

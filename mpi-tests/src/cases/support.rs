@@ -31,6 +31,16 @@ pub fn start(world: &SimpleCommunicator, routes: &[&str]) -> Result<Lunasa, Erro
     Lunasa::start(world, config(routes)?)
 }
 
+/// Waits until nothing is alive here: an object that was dropped goes when the last message that serves it is through,
+/// which the peer may know before its owner does.
+pub fn until_nothing_is_alive(lunasa: &Lunasa) {
+    let start = std::time::Instant::now();
+    while lunasa.snapshot().pools.iter().any(|pool| pool.live_objects > 0) {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "something stays alive: {:?}", lunasa.snapshot());
+        lunasa.progress();
+    }
+}
+
 /// Ends an instance that nothing is alive in.
 pub fn finish(lunasa: Lunasa) -> Result<(), Error> {
     let report = lunasa.finish()?;
