@@ -104,7 +104,7 @@ impl Shared {
             if free >= bytes {
                 return Ok(());
             }
-            // At most one largest block at a time, unless all of it is wanted in fewer.
+            // A block of the largest size at most, so that a refusal leaves what could be had.
             self.grow_locked(&mut growth, (bytes - free).min(self.settings.block.1))?;
         }
     }

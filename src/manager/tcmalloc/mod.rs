@@ -5,7 +5,8 @@
 //! and emptied by batches from the central list of the class; that takes from spans, spans come from the heap, and the heap
 //! grows by blocks. All books lie outside the blocks. See `docs/performance.md` for why each part is as it is.
 //!
-//! Locks are taken in this order: the caches' list, a class, the heap. Growing holds none of them while it maps.
+//! Locks are taken in this order: growth or the caches' list, a class, the heap. While a block is mapped only that of growth is
+//! held, so that others go on with what there is.
 
 mod blocks;
 mod cache;
