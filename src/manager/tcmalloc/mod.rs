@@ -3,7 +3,7 @@
 //! A size up to 32 MiB is rounded up to its class. A piece comes from the thread's own cache: an array of addresses for
 //! each class, so that taking and giving cost a few instructions and nothing is written into free memory. Caches are filled
 //! and emptied by batches from the central list of the class; that takes from spans, spans come from the heap, and the heap
-//! grows by blocks. All books lie outside the blocks. See `docs/performance.md` for why each part is as it is.
+//! grows by blocks. All books lie outside the blocks. See `docs/architecture.md` for an LDO on its way through.
 //!
 //! Locks are taken in this order: growth or the caches' list, a class, the heap. While a block is mapped only that of growth is
 //! held, so that others go on with what there is.
