@@ -10,14 +10,7 @@ static INSTALL: Once = Once::new();
 
 /// Makes [`in_forked_child`] true in every process forked from this one from now on. Calling it again does nothing.
 pub fn install_fork_guard() {
-    INSTALL.call_once(|| {
-        // SAFETY: the handler only stores to an atomic, which is allowed in the child of a process with many threads.
-        let code = unsafe { libc::pthread_atfork(None, None, Some(mark_child)) };
-        if code != 0 {
-            // Only memory for the handler's record can be missing; without the guard, forking is as it is without Lunasa.
-            tracing::warn!("pthread_atfork failed with error {code}: a forked child will not find Lunasa closed");
-        }
-    });
+    at_fork_in_child(&INSTALL, mark_child);
 }
 
 /// Whether this process was forked from one that had called [`install_fork_guard`]: it shares that process's blocks, but
@@ -48,4 +41,18 @@ fn closed() -> Error {
 
 extern "C" fn mark_child() {
     IN_CHILD.store(true, Ordering::Relaxed);
+}
+
+/// Has `handler` run in every process forked from this one from now on; `once` sees to it that it is entered once.
+///
+/// It may do only what the child of a process with many threads may: no locks, no allocator.
+pub(crate) fn at_fork_in_child(once: &Once, handler: extern "C" fn()) {
+    once.call_once(|| {
+        // SAFETY: the handler keeps to the rule above, by the caller's word.
+        let code = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+        if code != 0 {
+            // Only memory for the handler's record can be missing; without the guard, forking is as it is without Lunasa.
+            tracing::warn!("pthread_atfork failed with error {code}: a forked child will not find Lunasa closed");
+        }
+    });
 }

@@ -18,7 +18,7 @@ mod touch;
 pub use crate::config::HugePages;
 pub use block::{Block, BlockReport, BlockRequest};
 pub(crate) use copy::copy;
-pub(crate) use fork::not_in_forked_child;
+pub(crate) use fork::{at_fork_in_child, not_in_forked_child};
 pub use fork::{in_forked_child, install_fork_guard};
 pub use pages::PageKind;
 pub use peer::PeerMapping;

@@ -10,10 +10,11 @@ use super::ldo::Ldo;
 use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
+use crate::manager::tcmalloc::{self, class_byte};
 use crate::pool::{Pool, Registration};
 
-/// Largest size that the quick way considers.
-const MOST_QUICK: usize = 1 << 40;
+/// Largest sizes that the quick way considers.
+const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
 
 /// Describes an object before it is allocated; [`ObjectBuilder::data`], [`ObjectBuilder::data_of`] and
 /// [`ObjectBuilder::user`] allocate it.
@@ -88,12 +89,14 @@ impl<'a> ObjectBuilder<'a> {
                 return Ok(object);
             }
         }
-        self.data_slowly(bytes)
+        // A new value for the slow way, so that the fast one need not keep this one in memory.
+        let Self { pools, time, type_id, meta, capacity, zeroed } = self;
+        Self { pools, time, type_id, meta, capacity, zeroed }.data_slowly(bytes)
     }
 
     #[cold]
     #[inline(never)]
-    fn data_slowly(&self, bytes: usize) -> Result<Ldo> {
+    fn data_slowly(self, bytes: usize) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool(), self.meta_len()?);
         let too_large = || {
             let (meta, capacity) = (self.meta, self.capacity);
@@ -109,7 +112,7 @@ impl<'a> ObjectBuilder<'a> {
         let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: bytes as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
-        let mut object = unsafe { Ldo::begin(piece, birth, shape) };
+        let mut object = unsafe { Ldo::begin(piece, class_byte(total), birth, shape) };
         if self.zeroed {
             object.wipe()?;
         }
@@ -164,7 +167,7 @@ impl<'a> ObjectBuilder<'a> {
         let birth = Birth { owner: Arc::as_ptr(pool), serial, flags, capacity, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: data_len as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD and the metadata, aligned to 64; the user part was leaked for it.
-        let mut object = unsafe { Ldo::begin(piece, birth, shape) };
+        let mut object = unsafe { Ldo::begin(piece, class_byte(piece_len), birth, shape) };
         if self.time == Registration::Eager {
             object.register()?;
         }

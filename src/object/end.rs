@@ -6,15 +6,41 @@ use std::sync::atomic::Ordering;
 use super::head::{HEAD, Head};
 use super::parts::damaged;
 use super::user::UserPart;
+use crate::memory;
 use crate::pool::Pool;
 use crate::registrar::RegionId;
 
-/// Gives everything back.
+/// Gives back an object that is its holder's alone: the common case, a piece that goes into the thread's cache.
+///
+/// # Safety
+/// The holder is the caller, and leaves. The class is that of the object's piece.
+#[inline]
+pub(super) unsafe fn destroy_quickly(at: NonNull<Head>, class: u8) {
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { at.as_ref() };
+    if let Some((pool, capacity)) = head.pool_and_capacity() {
+        // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+        let pool = unsafe { &*pool };
+        if let Some(cache) = pool.cache_used_last()
+            && cache.put(at.cast(), HEAD + capacity, class)
+        {
+            // Only this thread takes from its cache.
+            return head.end();
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { destroy(at) };
+}
+
+/// Gives everything back, whatever the object is. In a forked child that does nothing.
 ///
 /// # Safety
 /// Neither references nor pins are left.
 #[inline(never)]
 pub(super) unsafe fn destroy(at: NonNull<Head>) {
+    if memory::in_forked_child() {
+        return;
+    }
     // SAFETY: the piece is still handed out.
     let head = unsafe { at.as_ref() };
     if !head.is_sound() {
@@ -22,19 +48,14 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
     }
     // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
     let pool = unsafe { &*head.owner() };
-    if head.extra.load(Ordering::Relaxed) != 0 || head.is_user() {
+    if head.extra.load(Ordering::Relaxed) != 0 {
         // SAFETY: the caller's promise.
         return unsafe { destroy_registered(at, pool) };
     }
-    // The common case: an ordinary object without a region of its own.
     let len = HEAD + head.capacity() as usize;
     head.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe {
-        if !pool.put_cached(at.cast(), len) {
-            pool.release(at.cast(), len, None);
-        }
-    }
+    unsafe { pool.release(at.cast(), len, None) };
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 //! ```text
 //!  0 check      hash of the fields that never change, of the address and of a secret; 0 when there is no object
 //!  8 counts     references (low half); above them pins by transfers that serve the object to a peer; the highest bit says
-//!               that a handle was given out
+//!               that the object is more than a piece of memory and one who holds it
 //! 16 tag        serial number of the object << 8 | flags
 //! 24 owner      its pool
 //! 32 capacity   bytes that metadata and data may take
@@ -15,7 +15,7 @@
 //! A peer can write here by mistake. So every field is read as an atomic, nothing is followed before the check word was
 //! seen to fit, and lengths are held against the capacity.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::pool::Pool;
 
@@ -34,7 +34,8 @@ pub(crate) const META_IN_USER: u64 = 2;
 
 const REFERENCE: u64 = 1;
 const PIN: u64 = 1 << 32;
-/// Only an object that carries this bit can be pinned. One that does not, and has one reference, is its holder's alone.
+/// Set before a handle is given out, and before `extra` is: an object that does not carry it and has one reference is its
+/// holder's alone, and its end is that of its piece.
 const SHARED: u64 = 1 << 63;
 /// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
 const MOST: u32 = u32::MAX / 2;
@@ -48,12 +49,12 @@ pub(crate) struct Head {
     owner: AtomicU64,
     capacity: AtomicU64,
     pub extra: AtomicU64,
-    type_id: AtomicU32,
-    meta_len: AtomicU32,
+    /// The type in the low half, the length of the metadata in the high one: as it lies in memory, one behind the other.
+    type_and_meta_len: AtomicU64,
     data_len: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Head>() == HEAD && std::mem::offset_of!(Head, type_id) == LOCAL);
+const _: () = assert!(size_of::<Head>() == HEAD && std::mem::offset_of!(Head, type_and_meta_len) == LOCAL);
 
 /// The sections' sizes and the type: the header, as a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,89 +88,100 @@ impl Head {
     #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
         let (tag, owner) = (birth.serial << 8 | birth.flags, birth.owner.expose_provenance() as u64);
-        self.counts.store(REFERENCE, Ordering::Relaxed);
+        self.counts.store(if birth.extra == 0 { REFERENCE } else { SHARED | REFERENCE }, Ordering::Relaxed);
         self.tag.store(tag, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
         self.capacity.store(birth.capacity, Ordering::Relaxed);
         self.extra.store(birth.extra, Ordering::Relaxed);
         self.set_shape(shape);
-        self.check.store(self.check_of(tag, owner, birth.capacity, birth.extra), Ordering::Release);
+        let extra = if birth.flags & USER != 0 { birth.extra } else { 0 };
+        self.check.store(self.check_of(tag, owner, birth.capacity, extra), Ordering::Release);
     }
 
     /// The object is no more; late readers see it.
+    #[inline(always)]
     pub(crate) fn end(&self) {
         self.check.store(0, Ordering::Release);
     }
 
-    /// Four products that do not wait for one another; a field that changed changes the sum, and nobody outside knows the
-    /// secret.
+    /// The fields, each turned by another angle, and a secret that nobody outside knows: whatever is written over one field
+    /// shows, and over several too, unless it happens to differ from them by the same bits turned.
+    ///
+    /// The lowest bit of each term is 0 whenever the field is right (addresses are even, the flags few, capacities less
+    /// than 2^56), and that of the secret 1: so the check word of an object is never 0.
     #[inline(always)]
     fn check_of(&self, tag: u64, owner: u64, capacity: u64, extra: u64) -> u64 {
-        let extra = if tag & USER != 0 { extra } else { 0 };
-        let sum = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ owner.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
-            ^ capacity.wrapping_mul(0x1656_67b1_9e37_79f9)
-            ^ extra.wrapping_mul(0x27d4_eb2f_1656_67c5);
-        (sum ^ SECRET.load(Ordering::Relaxed) ^ std::ptr::from_ref(self).addr() as u64) | 1
-    }
-
-    #[inline(always)]
-    fn expected_check(&self) -> u64 {
-        let (owner, extra) = (self.owner.load(Ordering::Relaxed), self.extra.load(Ordering::Relaxed));
-        self.check_of(self.tag(), owner, self.capacity(), extra)
+        let (here, secret) = (std::ptr::from_ref(self).addr() as u64, SECRET.load(Ordering::Relaxed));
+        secret ^ here ^ owner ^ capacity.rotate_left(8) ^ tag.rotate_right(4) ^ extra.rotate_left(12)
     }
 
     /// Whether there is an object here and nothing that must not change was written over.
     #[inline(always)]
     pub(crate) fn is_sound(&self) -> bool {
-        let check = self.check.load(Ordering::Acquire);
-        check != 0 && check == self.expected_check()
+        let tag = self.tag();
+        let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
+        let owner = self.owner.load(Ordering::Relaxed);
+        !self.is_vacant() && self.check.load(Ordering::Acquire) == self.check_of(tag, owner, self.capacity(), extra)
+    }
+
+    /// Pool and capacity of an object that is its holder's alone, if it is sound.
+    #[inline(always)]
+    pub(crate) fn pool_and_capacity(&self) -> Option<(*const Pool, usize)> {
+        // A user object, whose `extra` counts here, is never its holder's alone.
+        let (owner, capacity) = (self.owner.load(Ordering::Relaxed), self.capacity());
+        let sound = self.check.load(Ordering::Acquire) == self.check_of(self.tag(), owner, capacity, 0);
+        sound.then_some((std::ptr::with_exposed_provenance(owner as usize), capacity as usize))
     }
 
     /// Whether there is no object here at all.
+    #[inline]
     pub(crate) fn is_vacant(&self) -> bool {
         self.check.load(Ordering::Acquire) == 0
     }
 
     /// Serial number and flags.
+    #[inline]
     pub(crate) fn tag(&self) -> u64 {
         self.tag.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn is_user(&self) -> bool {
         self.tag() & USER != 0
     }
 
     /// The pool. To be followed only when the head is sound.
+    #[inline]
     pub(crate) fn owner(&self) -> *const Pool {
         std::ptr::with_exposed_provenance(self.owner.load(Ordering::Relaxed) as usize)
     }
 
+    #[inline(always)]
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn shape(&self) -> Shape {
-        Shape {
-            type_id: self.type_id.load(Ordering::Relaxed),
-            meta_len: self.meta_len.load(Ordering::Relaxed),
-            data_len: self.data_len.load(Ordering::Relaxed),
-        }
+        let both = self.type_and_meta_len.load(Ordering::Relaxed);
+        Shape { type_id: both as u32, meta_len: (both >> 32) as u32, data_len: self.data_len.load(Ordering::Relaxed) }
     }
 
     #[inline(always)]
     pub(crate) fn set_shape(&self, shape: Shape) {
-        self.type_id.store(shape.type_id, Ordering::Relaxed);
-        self.meta_len.store(shape.meta_len, Ordering::Relaxed);
+        let both = u64::from(shape.meta_len) << 32 | u64::from(shape.type_id);
+        self.type_and_meta_len.store(both, Ordering::Relaxed);
         self.data_len.store(shape.data_len, Ordering::Relaxed);
     }
 
     /// Whether the sections fit the capacity, as they always do unless somebody wrote over the header.
+    #[inline]
     pub(crate) fn fits(&self, shape: Shape) -> bool {
         shape.data_len.checked_add(u64::from(shape.meta_len)).is_some_and(|sum| sum <= self.capacity())
     }
 
     /// References held by the program.
+    #[inline]
     pub(crate) fn references(&self) -> u32 {
         self.counts.load(Ordering::Acquire) as u32
     }
@@ -181,15 +193,20 @@ impl Head {
         }
     }
 
+    /// Whether there is one reference, and was no reason for more: nobody but its holder can come to touch the counts, and
+    /// neither a region of its own nor the program's memory belongs to it.
+    #[inline(always)]
+    pub(crate) fn is_its_holders_alone(&self) -> bool {
+        self.counts.load(Ordering::Acquire) == REFERENCE
+    }
+
     /// Whether that was the last of everything: then the object must be destroyed by the caller.
     #[inline(always)]
     pub(crate) fn drop_reference(&self) -> bool {
-        // With one reference, ours, and no handle given out, nobody else can come to touch the counts.
-        self.counts.load(Ordering::Acquire) == REFERENCE
-            || self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
+        self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
     }
 
-    /// A handle is about to be given out: from now on the object may be pinned.
+    /// A handle is about to be given out, after which the object may be pinned; or `extra` about to be set.
     pub(crate) fn share(&self) {
         if self.counts.load(Ordering::Relaxed) & SHARED == 0 {
             self.counts.fetch_or(SHARED, Ordering::AcqRel);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::end::destroy;
+use super::end::{destroy, destroy_quickly};
 use super::handle::{Origin, RemoteHandle};
 use super::head::{Birth, HEAD, Head, META_IN_USER, Shape};
 use super::parts::{Sections, layout_of, pool_of, sections_of, typed, typed_mut, user_part_of};
@@ -14,6 +14,7 @@ use super::section::{Section, Segment, Segments};
 use super::types::TypeId;
 use super::user::UserPart;
 use crate::error::{Error, Result};
+use crate::manager::tcmalloc::{Taken, class_byte};
 use crate::memory;
 use crate::pool::{Pool, Registration};
 use crate::registrar::{Region, RegionId};
@@ -25,6 +26,10 @@ use crate::registrar::{Region, RegionId};
 /// memory held before.
 pub struct Ldo(NonNull<Head>);
 
+/// Addresses have no more bits than these. Above them an [`Ldo`] carries the size class of its piece, so that a drop knows
+/// where the piece goes before the head, which may be far from the processor by then, has been read.
+const ADDRESS_BITS: u32 = 56;
+
 // SAFETY: the counts are atomic, shared access only reads, and changes need the only reference.
 unsafe impl Send for Ldo {}
 // SAFETY: as above.
@@ -34,34 +39,47 @@ impl Ldo {
     /// Makes an object of a fresh piece.
     ///
     /// # Safety
-    /// The piece has [`HEAD`] bytes and what `birth` and `shape` say lies in it, is aligned to 64, and is nobody else's. The
-    /// owner outlives the object. With the flag `USER`, `extra` is a leaked [`UserPart`].
+    /// The piece has [`HEAD`] bytes and what `birth` and `shape` say lies in it, is aligned to 64, and is nobody else's; `class`
+    /// is the size class of that length. The owner outlives the object. With the flag `USER`, `extra` is a leaked [`UserPart`].
     #[inline(always)]
-    pub(super) unsafe fn begin(piece: NonNull<u8>, birth: Birth, shape: Shape) -> Self {
+    pub(super) unsafe fn begin(piece: NonNull<u8>, class: u8, birth: Birth, shape: Shape) -> Self {
         let head = piece.cast::<Head>();
         // SAFETY: in the piece, aligned, and any bits are valid for its atomics.
         unsafe { head.as_ref() }.begin(birth, shape);
-        Self(head)
+        Self(head.map_addr(|address| address | usize::from(class) << ADDRESS_BITS))
     }
 
-    /// The fast path of making an ordinary object: from the thread's cache, if that has a piece. The sections fit the
-    /// capacity, and that the address space.
-    #[inline(never)]
+    /// The fast path of making an ordinary object: from the cache that the thread used last, if that is of this pool and has
+    /// a piece. The sections fit the capacity, and that the address space.
+    ///
+    /// Not generic, yet compiled with the program: in an executable the thread's cache is then found without a call.
+    #[inline]
     pub(super) fn make_quickly(pool: &Pool, shape: Shape, capacity: usize) -> Option<Self> {
-        if memory::in_forked_child() {
-            return None;
-        }
-        let (piece, serial) = pool.take_cached(HEAD + capacity)?;
+        let Taken { piece, serial, class } = pool.cache_used_last()?.take(HEAD + capacity)?;
         let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra: 0 };
         // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
-        Some(unsafe { Self::begin(piece, birth, shape) })
+        Some(unsafe { Self::begin(piece, class, birth, shape) })
     }
 
+    #[inline]
+    fn at(&self) -> NonNull<Head> {
+        let at = self.0.as_ptr().map_addr(|word| word & ((1 << ADDRESS_BITS) - 1));
+        // SAFETY: the address of a head, which is not null, with the class taken off.
+        unsafe { NonNull::new_unchecked(at) }
+    }
+
+    #[inline]
     fn head(&self) -> &Head {
         // SAFETY: alive as long as there is a reference, which `self` is.
-        unsafe { self.0.as_ref() }
+        unsafe { self.at().as_ref() }
     }
 
+    #[inline]
+    fn address(&self) -> usize {
+        self.at().as_ptr().addr()
+    }
+
+    #[inline]
     fn pool(&self) -> Result<&Pool> {
         pool_of(self.head())
     }
@@ -71,40 +89,48 @@ impl Ldo {
     }
 
     /// Its type.
+    #[inline]
     pub fn type_id(&self) -> TypeId {
         TypeId(self.head().shape().type_id)
     }
 
     /// Bytes of metadata.
+    #[inline]
     pub fn meta_len(&self) -> usize {
         self.head().shape().meta_len as usize
     }
 
     /// Bytes of data.
+    #[inline]
     pub fn data_len(&self) -> usize {
         self.head().shape().data_len as usize
     }
 
     /// Bytes that metadata and data together may take.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.head().capacity() as usize
     }
 
     /// References to the object, this one included.
+    #[inline]
     pub fn references(&self) -> u32 {
         self.head().references()
     }
 
     /// Whether its data lie in memory that the program brought.
+    #[inline]
     pub fn is_user(&self) -> bool {
         self.head().is_user()
     }
 
     /// Whether both are references to the same object.
+    #[inline]
     pub fn ptr_eq(&self, other: &Self) -> bool {
         self.0 == other.0
     }
 
+    #[inline]
     fn sections(&self) -> Result<Sections> {
         sections_of(self.head())
     }
@@ -113,6 +139,7 @@ impl Ldo {
     ///
     /// # Errors
     /// [`Error::Object`] when their length is no multiple of `T`'s size or their address none of its alignment.
+    #[inline]
     pub fn meta<T: FromBytes + Immutable>(&self) -> Result<&[T]> {
         // SAFETY: shared access; those who may change the bytes have the only reference (or promised, by `handle_mut`).
         unsafe { typed(self.sections()?.meta, Section::Meta) }
@@ -122,6 +149,7 @@ impl Ldo {
     ///
     /// # Errors
     /// As for [`Ldo::meta`].
+    #[inline]
     pub fn data<T: FromBytes + Immutable>(&self) -> Result<&[T]> {
         // SAFETY: as in `meta`.
         unsafe { typed(self.sections()?.data, Section::Data) }
@@ -131,6 +159,7 @@ impl Ldo {
     ///
     /// # Errors
     /// As for [`Ldo::meta`], and when there are other references.
+    #[inline]
     pub fn meta_mut<T: FromBytes + IntoBytes>(&mut self) -> Result<&mut [T]> {
         self.must_be_unique("change the metadata of")?;
         // SAFETY: the only reference, borrowed mutably.
@@ -141,6 +170,7 @@ impl Ldo {
     ///
     /// # Errors
     /// As for [`Ldo::meta_mut`].
+    #[inline]
     pub fn data_mut<T: FromBytes + IntoBytes>(&mut self) -> Result<&mut [T]> {
         self.must_be_unique("change the data of")?;
         // SAFETY: the only reference, borrowed mutably.
@@ -152,6 +182,7 @@ impl Ldo {
     ///
     /// # Errors
     /// [`Error::Object`] when the header was damaged.
+    #[inline]
     pub fn data_ptr(&self) -> Result<(*mut u8, usize)> {
         Ok(self.sections()?.data)
     }
@@ -163,10 +194,12 @@ impl Ldo {
     }
 
     /// Whether this is the only reference.
+    #[inline]
     pub fn is_unique(&self) -> bool {
         self.references() == 1
     }
 
+    #[inline]
     fn must_be_unique(&self, what: &str) -> Result<()> {
         // A forked child has the same memory: what it writes there would be its parent's.
         memory::not_in_forked_child()?;
@@ -244,7 +277,7 @@ impl Ldo {
         let extra = region.map_or(0, |region| region.id.pack());
         let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         // SAFETY: a fresh piece of that many bytes.
-        let copy = unsafe { Self::begin(piece, birth, shape) };
+        let copy = unsafe { Self::begin(piece, class_byte(HEAD + capacity), birth, shape) };
         let to = copy.sections()?;
         // SAFETY: each pair has the same length (one shape), in different objects.
         unsafe {
@@ -271,7 +304,7 @@ impl Ldo {
             id.is_some_and(|id| pool.regions.get(id).is_some())
         };
         // SAFETY: the head's piece is handed out as long as the object lives.
-        let block_region = |pool: &Pool| unsafe { pool.block_region(self.0.as_ptr().addr()) };
+        let block_region = |pool: &Pool| unsafe { pool.block_region(self.address()) };
         // After finish a block still knows the region that it had.
         let in_block = |pool: &Pool| block_region(pool).is_some_and(|region| pool.regions.get(region.id).is_some());
         match (self.pool(), self.user_part()) {
@@ -297,15 +330,16 @@ impl Ldo {
         let (pool, part) = (self.pool()?, self.user_part()?);
         pool.check_open("handles")?;
         // SAFETY: the head's piece is handed out as long as the object lives.
-        let piece_region = if let Some(region) = unsafe { pool.block_region(self.0.as_ptr().addr()) } {
+        let piece_region = if let Some(region) = unsafe { pool.block_region(self.address()) } {
             region
         } else {
             let (len, current) = match part {
                 Some(part) => (part.piece_len, &part.piece_region),
                 None => (HEAD + self.capacity(), &self.head().extra),
             };
+            self.head().share();
             // SAFETY: destroying the object deregisters what `current` says, then releases the piece.
-            unsafe { pool.register_once(self.0.cast(), len, current) }?
+            unsafe { pool.register_once(self.at().cast(), len, current) }?
         };
         let user_region = match part {
             Some(part) if !part.memory.is_empty() => {
@@ -327,7 +361,7 @@ impl Ldo {
         let layout = layout_of(self.head())?;
         let (start, len) = layout.section(section);
         let [(in_piece, piece_len), (in_user, user_len)] = layout.cut(start, len);
-        let piece_offset = self.0.as_ptr().addr() - piece_region.base().addr();
+        let piece_offset = self.address() - piece_region.base().addr();
         let segment = |region: Region, offset: usize, len: u64| {
             (len > 0).then_some(Segment { region, offset, len: len as usize })
         };
@@ -368,7 +402,7 @@ impl Ldo {
             run: pool.regions.run(),
             tag: self.head().tag(),
             shape: self.head().shape(),
-            piece: (piece, self.0.as_ptr().addr() as u64),
+            piece: (piece, self.address() as u64),
             user: user.map(|region| (region, user_base)),
             writable,
         }))
@@ -397,9 +431,13 @@ impl Clone for Ldo {
 impl Drop for Ldo {
     #[inline]
     fn drop(&mut self) {
-        if !memory::in_forked_child() && self.head().drop_reference() {
+        let head = self.head();
+        if head.is_its_holders_alone() {
+            // SAFETY: that was the only reference; above the address is the class, see `begin`.
+            unsafe { destroy_quickly(self.at(), (self.0.as_ptr().addr() >> ADDRESS_BITS) as u8) };
+        } else if !memory::in_forked_child() && head.drop_reference() {
             // SAFETY: that was the last of everything.
-            unsafe { destroy(self.0) };
+            unsafe { destroy(self.at()) };
         }
     }
 }

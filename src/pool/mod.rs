@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::manager::{Manager, tcmalloc};
+use crate::manager::Manager;
+use crate::manager::tcmalloc::{self, Cache, NO_MANAGER};
 use crate::memory;
 use crate::registrar::{Region, RegionId, Regions};
 use crate::snapshot::{BlockInfo, PoolInfo};
@@ -28,8 +29,6 @@ pub enum Registration {
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
-const NO_MANAGER: usize = usize::MAX;
-
 /// A memory manager and a time of registration.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -39,7 +38,7 @@ pub(crate) struct Pool {
     /// Whether pieces are registered one by one, as they are handed out.
     piecewise: bool,
     closed: AtomicBool,
-    /// Number of the manager whose thread caches serve this pool directly; one that no manager has, when none may.
+    /// Number of the manager whose thread caches serve this pool directly; [`NO_MANAGER`] when none may.
     quick: AtomicUsize,
     registering: [Mutex<()>; STRIPES],
 }
@@ -62,20 +61,11 @@ impl Pool {
         }
     }
 
-    /// The fast path of [`Pool::allocate`], for a piece that needs no region of its own: from the thread's cache.
+    /// This thread's cache of this pool, if it is the one that the thread used last: what the fast paths of [`Pool::allocate`]
+    /// and [`Pool::release`] take from and put into. Only for pieces without a region of their own. None in a forked child.
     #[inline(always)]
-    pub(crate) fn take_cached(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
-        tcmalloc::take_cached(self.quick.load(Ordering::Relaxed), len)
-    }
-
-    /// The fast path of [`Pool::release`], for a piece without a region of its own: into the thread's cache, if it has room.
-    ///
-    /// # Safety
-    /// As for [`Pool::release`].
-    #[inline(always)]
-    pub(crate) unsafe fn put_cached(&self, piece: NonNull<u8>, len: usize) -> bool {
-        // SAFETY: the caller's promise; the number is that of this pool's manager, or nobody's.
-        unsafe { tcmalloc::put_cached(self.quick.load(Ordering::Relaxed), piece, len) }
+    pub(crate) fn cache_used_last(&self) -> Option<&Cache> {
+        tcmalloc::cache_used_last(self.quick.load(Ordering::Relaxed))
     }
 
     /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers

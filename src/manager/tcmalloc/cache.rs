@@ -1,30 +1,32 @@
 //! Thread caches: for each class a magazine of addresses, outside the blocks. Taking from one and putting into one is a
 //! matter of a few instructions, without a lock, an atomic read-modify-write or a call.
 //!
-//! A thread finds its cache of a manager by the manager's number, which is never used again, in a table of its own. When a
-//! thread ends, its caches are emptied and kept by their managers for the next thread.
+//! A thread finds its cache of a manager by the manager's number, which is never used again: the one that it used last at
+//! once, others in a table of its own. When a thread ends, its caches are emptied and kept by their managers for the next
+//! thread.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::BTreeMap;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Mutex, Once, PoisonError, Weak};
 
 use super::Shared;
-use super::classes::{COUNT, magazine_of_class};
+use super::classes::{COUNT, LARGEST, SIZES, SMALL_CLASSES, class_of, magazine_of_class};
 
 /// Addresses of free pieces of one class. Only the owning thread changes it; others read the length.
 #[derive(Debug)]
 struct Magazine {
+    /// As many slots as there is room for, leaked; dangling while there is none.
+    slots: Cell<NonNull<*mut u8>>,
     len: AtomicU32,
     /// 0 until it is first used.
     room: AtomicU32,
-    slots: UnsafeCell<Box<[Cell<*mut u8>]>>,
 }
 
 /// One thread's cache of one manager.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     magazines: [Magazine; COUNT],
     /// Number of the next object: the cache's number above, a count below.
     serial: AtomicU64,
@@ -36,9 +38,7 @@ pub(super) struct Cache {
     large: AtomicUsize,
 }
 
-/// Pieces above this size count against [`MOST_LARGE`].
-pub(super) const LARGE: usize = 256 * 1024;
-/// Bytes of such pieces that one cache may hold.
+/// Bytes of pieces above [`LARGE`] that one cache may hold.
 const MOST_LARGE: usize = 32 << 20;
 
 // SAFETY: the slots are used by the owning thread alone (or by the one that empties the cache after that thread's end); all
@@ -46,6 +46,15 @@ const MOST_LARGE: usize = 32 << 20;
 unsafe impl Sync for Cache {}
 // SAFETY: addresses may be handed on to any thread.
 unsafe impl Send for Cache {}
+
+/// What a cache gave for an object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    pub piece: NonNull<u8>,
+    pub serial: u64,
+    /// The size class of the piece.
+    pub class: u8,
+}
 
 /// What a cache has counted, or several together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +73,8 @@ fn bump(counter: &AtomicU64, by: u64) {
 
 impl Cache {
     pub(super) fn new(number: u64) -> Self {
-        let magazine = || Magazine { len: AtomicU32::new(0), room: AtomicU32::new(0), slots: UnsafeCell::default() };
+        let magazine =
+            || Magazine { slots: Cell::new(NonNull::dangling()), len: AtomicU32::new(0), room: AtomicU32::new(0) };
         let first_serial = (number << 40) + 1;
         Self {
             magazines: std::array::from_fn(|_| magazine()),
@@ -75,6 +85,34 @@ impl Cache {
             bytes_out: AtomicU64::new(0),
             large: AtomicUsize::new(0),
         }
+    }
+
+    /// A piece of at least `len` bytes, if there is one here. Owner only.
+    #[inline(always)]
+    pub(crate) fn take(&self, len: usize) -> Option<Taken> {
+        if len > LARGEST {
+            return None;
+        }
+        let class = class_of(len);
+        let piece = self.pop(class)?;
+        if class >= SMALL_CLASSES {
+            self.dismiss(class);
+        }
+        Some(Taken { piece, serial: self.count_in(len), class: class as u8 })
+    }
+
+    /// Takes back a piece of a class that was allocated with `len`; false when there is no room for it. Owner only.
+    #[inline(always)]
+    pub(crate) fn put(&self, piece: NonNull<u8>, len: usize, class: u8) -> bool {
+        let class = usize::from(class);
+        if class >= SMALL_CLASSES && !self.admit(class) {
+            return false;
+        }
+        let kept = self.push(class, piece);
+        if kept {
+            self.count_out(len);
+        }
+        kept
     }
 
     /// Counts an object of `len` bytes; its serial number.
@@ -99,13 +137,6 @@ impl Cache {
         unsafe { self.magazines.get_unchecked(class) }
     }
 
-    /// Whether one more piece of the class fits. Owner only.
-    #[inline(always)]
-    pub(super) fn has_room(&self, class: usize) -> bool {
-        let magazine = self.magazine(class);
-        magazine.len.load(Ordering::Relaxed) < magazine.room.load(Ordering::Relaxed)
-    }
-
     /// Takes a piece. Owner only.
     #[inline(always)]
     pub(super) fn pop(&self, class: usize) -> Option<NonNull<u8>> {
@@ -113,10 +144,7 @@ impl Cache {
         let len = magazine.len.load(Ordering::Relaxed).checked_sub(1)?;
         magazine.len.store(len, Ordering::Relaxed);
         // SAFETY: slots below the length are filled, with addresses that are not null; only this thread uses them.
-        unsafe {
-            let slots: &[Cell<*mut u8>] = &*magazine.slots.get();
-            Some(NonNull::new_unchecked(slots.get_unchecked(len as usize).get()))
-        }
+        Some(unsafe { NonNull::new_unchecked(magazine.slots.get().add(len as usize).read()) })
     }
 
     /// Puts a piece; false when there is no room. Owner only.
@@ -128,33 +156,59 @@ impl Cache {
             return false;
         }
         // SAFETY: there are as many slots as `room` says; only this thread uses them.
-        unsafe {
-            let slots: &[Cell<*mut u8>] = &*magazine.slots.get();
-            slots.get_unchecked(len as usize).set(piece.as_ptr());
-        }
+        unsafe { magazine.slots.get().add(len as usize).write(piece.as_ptr()) };
         magazine.len.store(len + 1, Ordering::Relaxed);
         true
     }
 
-    /// Whether one more piece of this size may be kept, counting it if so.
-    #[inline(always)]
-    pub(super) fn admit(&self, size: usize) -> bool {
-        if size <= LARGE {
-            return true;
+    /// Whether one more piece of a class of large sizes may be kept, counting it if so. Owner only.
+    #[cold]
+    #[inline(never)]
+    fn admit(&self, class: usize) -> bool {
+        // What has no class is in no magazine.
+        let Some(&size) = SIZES.get(class) else { return false };
+        let (magazine, large) = (self.magazine(class), self.large.load(Ordering::Relaxed) + size);
+        let fits = magazine.len.load(Ordering::Relaxed) < magazine.room.load(Ordering::Relaxed) && large <= MOST_LARGE;
+        if fits {
+            self.large.store(large, Ordering::Relaxed);
         }
-        let large = self.large.load(Ordering::Relaxed) + size;
-        if large > MOST_LARGE {
-            return false;
-        }
-        self.large.store(large, Ordering::Relaxed);
-        true
+        fits
     }
 
-    /// A piece of this size left the magazines.
-    #[inline(always)]
-    pub(super) fn dismiss(&self, size: usize) {
-        if size > LARGE {
-            self.large.store(self.large.load(Ordering::Relaxed).saturating_sub(size), Ordering::Relaxed);
+    /// A piece of a class of large sizes left the magazines. Owner only.
+    #[cold]
+    #[inline(never)]
+    fn dismiss(&self, class: usize) {
+        self.large.store(self.large.load(Ordering::Relaxed) - SIZES[class], Ordering::Relaxed);
+    }
+
+    /// Adds pieces of a class, for which there is room. Owner only.
+    pub(super) fn fill(&self, class: usize, pieces: &[NonNull<u8>]) {
+        let magazine = &self.magazines[class];
+        let (len, room) = (magazine.len.load(Ordering::Relaxed), magazine.room.load(Ordering::Relaxed));
+        assert!(class < SMALL_CLASSES && pieces.len() <= (room - len) as usize, "a magazine is filled beyond its room");
+        // SAFETY: there are as many slots as `room` says; only this thread uses them.
+        unsafe {
+            magazine
+                .slots
+                .get()
+                .add(len as usize)
+                .cast::<NonNull<u8>>()
+                .copy_from_nonoverlapping(NonNull::from(pieces).cast(), pieces.len())
+        };
+        magazine.len.store(len + pieces.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Takes up to `most` pieces of a class out, to be given back by `give`. Owner only.
+    pub(super) fn spill(&self, class: usize, most: usize, give: impl FnOnce(&[NonNull<u8>])) {
+        let magazine = &self.magazines[class];
+        let len = magazine.len.load(Ordering::Relaxed) as usize;
+        let rest = len.saturating_sub(most);
+        // SAFETY: slots below the length are filled, with addresses that are not null; only this thread uses them.
+        give(unsafe { std::slice::from_raw_parts(magazine.slots.get().add(rest).cast().as_ptr(), len - rest) });
+        magazine.len.store(rest as u32, Ordering::Relaxed);
+        if class >= SMALL_CLASSES {
+            (rest..len).for_each(|_| self.dismiss(class));
         }
     }
 
@@ -162,10 +216,9 @@ impl Cache {
     pub(super) fn make_room(&self, class: usize) {
         let magazine = &self.magazines[class];
         if magazine.room.load(Ordering::Relaxed) == 0 {
-            let room = magazine_of_class(class);
-            // SAFETY: only this thread uses the slots, and there were none.
-            unsafe { *magazine.slots.get() = vec![Cell::new(ptr::null_mut()); room].into_boxed_slice() };
-            magazine.room.store(room as u32, Ordering::Relaxed);
+            let slots = vec![ptr::null_mut::<u8>(); magazine_of_class(class)].leak();
+            magazine.room.store(slots.len() as u32, Ordering::Relaxed);
+            magazine.slots.set(NonNull::from(slots).cast());
         }
     }
 
@@ -177,9 +230,9 @@ impl Cache {
     /// Calls `visit` with the pieces held of a class. Only while the owner is elsewhere.
     pub(super) fn visit(&self, class: usize, visit: &mut dyn FnMut(NonNull<u8>)) {
         let magazine = &self.magazines[class];
-        // SAFETY: the owner does not use the slots meanwhile, by the caller's word.
-        let slots = unsafe { &*magazine.slots.get() };
-        slots.iter().take(self.held(class)).filter_map(|slot| NonNull::new(slot.get())).for_each(visit);
+        // SAFETY: slots below the length are filled; the owner does not use them meanwhile, by the caller's word.
+        let held = unsafe { std::slice::from_raw_parts(magazine.slots.get().as_ptr(), self.held(class)) };
+        held.iter().filter_map(|&slot| NonNull::new(slot)).for_each(visit);
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -198,6 +251,14 @@ impl Cache {
     }
 }
 
+impl Drop for Magazine {
+    fn drop(&mut self) {
+        let slots = ptr::slice_from_raw_parts_mut(self.slots.get().as_ptr(), *self.room.get_mut() as usize);
+        // SAFETY: with no room a dangling slice of no length; else leaked in `make_room`, and taken back once, here.
+        drop(unsafe { Box::from_raw(slots) });
+    }
+}
+
 impl Counts {
     pub(crate) fn add(&mut self, other: Self) {
         self.allocations += other.allocations;
@@ -206,20 +267,31 @@ impl Counts {
     }
 }
 
-/// This thread's caches by manager, as the fast path reads them.
+/// A cache of this thread and its manager's number, as the fast path reads them.
+///
+/// They are compared, not looked up by the number: the processor then goes on with the cache that it expects, and does not
+/// wait for the number, which at a drop comes from the object through its pool.
 #[derive(Clone, Copy)]
-struct Table {
-    caches: *const *const Cache,
-    len: usize,
+struct Last {
+    manager: usize,
+    cache: *const Cache,
 }
 
+/// Of a thread that used no cache yet. [`NO_MANAGER`] is another number.
+const NONE: Last = Last { manager: usize::MAX - 1, cache: ptr::null() };
+
+/// A number that no manager has: nobody finds a cache by it.
+pub(crate) const NO_MANAGER: usize = usize::MAX;
+
 thread_local! {
-    static TABLE: Cell<Table> = const { Cell::new(Table { caches: ptr::null(), len: 0 }) };
+    static LAST: Cell<Last> = const { Cell::new(NONE) };
     static OWNED: Owned = const { Owned(UnsafeCell::new(Vec::new())) };
 }
 
-/// What the table points to; emptied at the thread's end.
+/// This thread's caches by their managers' numbers; emptied at the thread's end.
 struct Owned(UnsafeCell<Vec<*const Cache>>);
+
+static FORKED: Once = Once::new();
 
 /// Managers alive, by number.
 static MANAGERS: Mutex<BTreeMap<usize, Weak<Shared>>> = Mutex::new(BTreeMap::new());
@@ -227,6 +299,7 @@ static MANAGERS: Mutex<BTreeMap<usize, Weak<Shared>>> = Mutex::new(BTreeMap::new
 /// Gives a manager its number, and makes it known to threads that end.
 pub(super) fn enlist(manager: impl FnOnce(usize) -> Weak<Shared>) -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
+    crate::memory::at_fork_in_child(&FORKED, forget_all);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let manager = manager(number);
     MANAGERS.lock().unwrap_or_else(PoisonError::into_inner).insert(number, manager);
@@ -238,15 +311,34 @@ pub(super) fn delist(number: usize) {
     MANAGERS.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
 }
 
+/// The cache that this thread used last, if it is of this manager, which must be alive. In a forked child there is none.
+#[inline(always)]
+pub(crate) fn last<'a>(manager: usize) -> Option<&'a Cache> {
+    let last = LAST.get();
+    if last.manager != manager {
+        return None;
+    }
+    // SAFETY: entered with that number, and its manager, which is alive, keeps it.
+    Some(unsafe { &*last.cache })
+}
+
 /// This thread's cache of a manager, if it has one. The manager must be alive.
 #[inline(always)]
 pub(super) fn mine<'a>(manager: usize) -> Option<&'a Cache> {
-    let table = TABLE.get();
-    if manager >= table.len {
-        return None;
-    }
-    // SAFETY: the table has `len` entries, each null or a cache that its manager, which is alive, keeps.
-    unsafe { (*table.caches.add(manager)).as_ref() }
+    last(manager).or_else(|| another(manager))
+}
+
+/// As [`mine`], for a manager that is not the one used last; from now on it is.
+#[inline(never)]
+fn another<'a>(manager: usize) -> Option<&'a Cache> {
+    let found = OWNED.try_with(|owned| {
+        // SAFETY: only this thread uses it, and nothing here comes back to it.
+        unsafe { &*owned.0.get() }.get(manager).copied().unwrap_or(ptr::null())
+    });
+    // SAFETY: null, or a cache that its manager, which is alive, keeps.
+    let cache = unsafe { found.unwrap_or(ptr::null()).as_ref() }?;
+    LAST.set(Last { manager, cache });
+    Some(cache)
 }
 
 /// Enters this thread's cache of a manager; false when the thread is ending and should go without.
@@ -258,14 +350,24 @@ pub(super) fn enter(manager: usize, cache: &Cache) -> bool {
             caches.resize(manager + 1, ptr::null());
         }
         caches[manager] = cache;
-        TABLE.set(Table { caches: caches.as_ptr(), len: caches.len() });
+        LAST.set(Last { manager, cache });
     });
     entered.is_ok()
 }
 
+/// In a forked child its one thread has no caches: the pieces in them are its parent's.
+extern "C" fn forget_all() {
+    LAST.set(NONE);
+    // Leaked, not freed: another thread of the parent may have held the allocator's lock.
+    let _ = OWNED.try_with(|owned| {
+        // SAFETY: only this thread uses it, and nothing here comes back to it.
+        std::mem::forget(std::mem::take(unsafe { &mut *owned.0.get() }));
+    });
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
-        TABLE.set(Table { caches: ptr::null(), len: 0 });
+        LAST.set(NONE);
         if crate::memory::in_forked_child() {
             return;
         }

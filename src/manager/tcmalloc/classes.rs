@@ -5,9 +5,11 @@ use super::super::ALIGN;
 /// Bytes of one page, the unit in which blocks are divided. Not the system's page.
 pub(super) const PAGE: usize = 8192;
 /// Largest size that has a class; above it a piece is a span of whatever length.
-pub(super) const LARGEST: usize = 32 << 20;
+pub(crate) const LARGEST: usize = 32 << 20;
 /// Above this size a span holds one piece.
 const SHARED: usize = 64 * 1024;
+/// Above this size pieces in thread caches are counted, so that they do not become too many.
+pub(super) const LARGE: usize = 256 * 1024;
 /// Steps between one power of two and the next.
 const STEPS: usize = 8;
 /// Up to here classes are 64 bytes apart.
@@ -15,6 +17,7 @@ const LINEAR: usize = ALIGN * STEPS * 2;
 const LINEAR_CLASSES: usize = LINEAR / ALIGN;
 /// Number of classes.
 pub(super) const COUNT: usize = LINEAR_CLASSES + STEPS * (LARGEST / LINEAR).ilog2() as usize;
+const _: () = assert!(COUNT < u8::MAX as usize);
 /// Most pieces of one span.
 pub(super) const MOST_PIECES: usize = SHARED / ALIGN;
 
@@ -71,6 +74,15 @@ pub(super) const fn pages_of_class(class: usize) -> usize {
     pages
 }
 
+/// Classes of sizes up to [`LARGE`].
+pub(super) const SMALL_CLASSES: usize = class_of(LARGE) + 1;
+
+/// The class of a size in one byte; no class at all above [`LARGEST`].
+#[inline(always)]
+pub(crate) const fn class_byte(size: usize) -> u8 {
+    if size <= LARGEST { class_of(size) as u8 } else { u8::MAX }
+}
+
 /// How many pieces move at a time between a thread's cache and the central list.
 pub(super) const fn batch_of_class(class: usize) -> usize {
     let fit = 256 * 1024 / size_of_class(class);
@@ -83,10 +95,25 @@ pub(super) const fn batch_of_class(class: usize) -> usize {
     }
 }
 
-/// How many pieces a thread's cache holds.
+/// Bytes of pieces of one class that a thread's cache may hold, unless two batches are more.
+const MAGAZINE: usize = 512 * 1024;
+/// Most pieces of one class that it may hold.
+const MOST_SLOTS: usize = 1024;
+
+/// How many pieces of a class a thread's cache holds.
 pub(super) const fn magazine_of_class(class: usize) -> usize {
     let batch = batch_of_class(class);
-    if batch == 1 { 1 } else { 2 * batch }
+    if batch == 1 {
+        return 1;
+    }
+    let fit = MAGAZINE / size_of_class(class);
+    if fit < 2 * batch {
+        2 * batch
+    } else if fit > MOST_SLOTS {
+        MOST_SLOTS
+    } else {
+        fit
+    }
 }
 
 /// How many pieces the central list keeps loose, to be handed on without looking at their spans. Pieces that are spans of

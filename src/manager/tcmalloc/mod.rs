@@ -29,10 +29,10 @@ use crate::error::{Error, Result};
 use crate::registrar::{Backing, Region};
 
 pub(crate) use blocks::{BlockSource, block_name};
-use cache::Cache;
-pub(crate) use cache::Counts;
+pub(crate) use cache::{Cache, Counts, NO_MANAGER, Taken, last as cache_used_last};
 use central::{Central, span_of};
-use classes::{COUNT, LARGEST, PAGE, SIZES, batch_of_class, class_of, pages_of_class, size_of_class};
+use classes::{COUNT, PAGE, batch_of_class, class_of, pages_of_class};
+pub(crate) use classes::{LARGEST, class_byte};
 use growth::{Growth, Keeper};
 use heap::Heap;
 use span::Use;
@@ -115,7 +115,7 @@ impl Tcmalloc {
         Ok(manager)
     }
 
-    /// This instance's number, by which [`take_cached`] and [`put_cached`] find the thread's cache of it.
+    /// This instance's number, by which [`cache_used_last`] finds the thread's cache of it.
     pub(crate) fn number(&self) -> usize {
         self.number
     }
@@ -123,8 +123,8 @@ impl Tcmalloc {
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
     pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64)> {
         let len = len.max(1);
-        match take_cached(self.number, len) {
-            Some(taken) => Ok(taken),
+        match cache::mine(self.number).and_then(|cache| cache.take(len)) {
+            Some(taken) => Ok((taken.piece, taken.serial)),
             None => self.shared.allocate_slowly(len),
         }
     }
@@ -135,8 +135,7 @@ impl Tcmalloc {
     /// The piece came from `allocate` of this manager with this length, was not released since, and nobody uses it any more.
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
         let len = len.max(1);
-        // SAFETY: the caller's promise.
-        if !unsafe { put_cached(self.number, piece, len) } {
+        if !cache::mine(self.number).is_some_and(|cache| cache.put(piece, len, class_byte(len))) {
             self.shared.release_slowly(piece, len);
         }
     }
@@ -150,43 +149,6 @@ impl Tcmalloc {
     pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
         self.shared.reserve(bytes)
     }
-}
-
-/// The fast path of [`Tcmalloc::allocate`]: from this thread's cache of the manager of this number, if that has a piece.
-///
-/// The manager is alive, or the number is one that none has.
-#[inline(always)]
-pub(crate) fn take_cached(manager: usize, len: usize) -> Option<(NonNull<u8>, u64)> {
-    if len > LARGEST {
-        return None;
-    }
-    let (cache, class) = (cache::mine(manager)?, class_of(len));
-    let piece = cache.pop(class)?;
-    if len > cache::LARGE {
-        cache.dismiss(SIZES[class]);
-    }
-    Some((piece, cache.count_in(len)))
-}
-
-/// The fast path of [`Tcmalloc::release`]: into this thread's cache; false when that has no room.
-///
-/// # Safety
-/// As for [`Tcmalloc::release`], for the manager of this number.
-#[inline(always)]
-pub(crate) unsafe fn put_cached(manager: usize, piece: NonNull<u8>, len: usize) -> bool {
-    if len > LARGEST {
-        return false;
-    }
-    let Some(cache) = cache::mine(manager) else { return false };
-    let class = class_of(len);
-    if len > cache::LARGE && !(cache.has_room(class) && cache.admit(SIZES[class])) {
-        return false;
-    }
-    let kept = cache.push(class, piece);
-    if kept {
-        cache.count_out(len);
-    }
-    kept
 }
 
 impl Drop for Tcmalloc {
@@ -248,10 +210,8 @@ impl Shared {
         cache.make_room(class);
         let mut batch = self.take_batch(class, batch_of_class(class))?;
         let piece = batch.pop().ok_or_else(none_taken)?;
-        for piece in batch {
-            if !cache.admit(size_of_class(class)) || !cache.push(class, piece) {
-                self.give_pieces(class, &[piece]);
-            }
+        if !batch.is_empty() {
+            cache.fill(class, &batch);
         }
         Ok(piece)
     }
@@ -299,6 +259,17 @@ impl Shared {
     #[inline(never)]
     fn release_slowly(&self, piece: NonNull<u8>, len: usize) {
         let cache = self.cache();
+        if let (Some(cache), true) = (cache, len <= LARGEST) {
+            let class = class_of(len);
+            cache.make_room(class);
+            if cache.put(piece, len, class as u8) {
+                return;
+            }
+            cache.spill(class, batch_of_class(class), |pieces| self.give_pieces(class, pieces));
+            if cache.put(piece, len, class as u8) {
+                return;
+            }
+        }
         match cache {
             Some(cache) => cache.count_out(len),
             None => {
@@ -307,34 +278,12 @@ impl Shared {
                 without.bytes = without.bytes.wrapping_sub(len as u64);
             }
         }
-        if len > LARGEST {
-            match span_of(piece) {
-                Some(span) => lock(&self.heap).give(span),
-                None => tracing::error!("{piece:?} is in no block; left alone"),
-            }
-            return;
+        if len <= LARGEST {
+            return self.give_pieces(class_of(len), &[piece]);
         }
-        let class = class_of(len);
-        let Some(cache) = cache else { return self.give_pieces(class, &[piece]) };
-        cache.make_room(class);
-        let size = size_of_class(class);
-        if !cache.admit(size) {
-            return self.give_pieces(class, &[piece]);
-        }
-        if cache.push(class, piece) {
-            return;
-        }
-        let mut batch = Batch::new();
-        while batch.len() < batch_of_class(class)
-            && let Some(piece) = cache.pop(class)
-        {
-            cache.dismiss(size);
-            batch.push(piece);
-        }
-        self.give_pieces(class, &batch);
-        if !cache.push(class, piece) {
-            cache.dismiss(size);
-            self.give_pieces(class, &[piece]);
+        match span_of(piece) {
+            Some(span) => lock(&self.heap).give(span),
+            None => tracing::error!("{piece:?} is in no block; left alone"),
         }
     }
 
@@ -347,17 +296,8 @@ impl Shared {
         // Held throughout, so that a check sees each piece in the cache or in the central list.
         let mut caches = lock(&self.caches);
         for class in 0..COUNT {
-            let mut batch = Batch::new();
-            while let Some(piece) = cache.pop(class) {
-                cache.dismiss(size_of_class(class));
-                batch.push(piece);
-                if batch.is_full() {
-                    self.give_pieces(class, &batch);
-                    batch.clear();
-                }
-            }
-            if !batch.is_empty() {
-                self.give_pieces(class, &batch);
+            if cache.held(class) > 0 {
+                cache.spill(class, usize::MAX, |pieces| self.give_pieces(class, pieces));
             }
         }
         if let Some(index) = caches.all.iter().position(|known| std::ptr::eq(&**known, cache)) {
