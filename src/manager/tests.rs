@@ -179,8 +179,9 @@ fn a_piece_larger_than_any_block_gets_one_of_its_own() {
     let piece = Piece::take(&manager, 20 * MIB, 9);
     assert!(manager.holdings().managed >= 20 * MIB as u64);
     assert_eq!(regions.info().bytes, manager.holdings().managed, "registered blocks are registered whole");
+    let last = piece.0.as_ptr().addr() + 20 * MIB - 1;
     // SAFETY: an address in a piece that is handed out.
-    let (region, backing) = unsafe { tcmalloc::block_of(piece.0.as_ptr().addr() + 20 * MIB - 1) }.unwrap();
+    let (region, backing) = unsafe { (tcmalloc::region_of(last), tcmalloc::backing_of(last).unwrap()) };
     assert!(region.is_some() && backing.offset >= 20 * MIB - 1);
     piece.give(&manager);
     drop(manager);

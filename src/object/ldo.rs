@@ -10,7 +10,7 @@ use super::end::{destroy, destroy_quickly};
 use super::handle::{Origin, RemoteHandle};
 use super::head::{Birth, HEAD, Head, META_IN_USER, Shape};
 use super::parts::{Sections, layout_of, pool_of, sections_of, typed, typed_mut, user_part_of};
-use super::section::{Section, Segment, Segments};
+use super::section::{Layout, Section, Segments};
 use super::types::TypeId;
 use super::user::UserPart;
 use crate::error::{Error, Result};
@@ -356,17 +356,42 @@ impl Ldo {
     ///
     /// # Errors
     /// [`Error::Registration`] when that fails, [`Error::Closed`] after finish.
+    #[inline]
     pub fn segments(&self, section: Section) -> Result<Segments> {
+        match self.only_segment(section) {
+            Some(segments) => Ok(segments),
+            None => self.segments_slowly(section),
+        }
+    }
+
+    /// The segments of an ordinary object in a registered block, of which there is at most one.
+    #[inline]
+    fn only_segment(&self, section: Section) -> Option<Segments> {
+        let (head, address) = (self.head(), self.address());
+        let (pool, capacity) = head.pool_and_capacity()?;
+        // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
+        let pool = unsafe { &*pool };
+        let shape = head.shape();
+        let (meta_len, data_len) = (shape.meta_len as usize, shape.data_len as usize);
+        if !pool.is_open() || meta_len > capacity || data_len > capacity - meta_len {
+            return None;
+        }
+        // SAFETY: the head's piece is handed out as long as the object lives.
+        let region = unsafe { pool.block_region(address) }?;
+        let (start, len) = Layout::ordinary(meta_len as u64, data_len as u64).section(section);
+        let offset = address - region.base().addr() + start as usize;
+        Some(Segments::new([(region, offset, len as usize)]))
+    }
+
+    #[inline(never)]
+    fn segments_slowly(&self, section: Section) -> Result<Segments> {
         let (piece_region, user_region) = self.regions()?;
         let layout = layout_of(self.head())?;
         let (start, len) = layout.section(section);
         let [(in_piece, piece_len), (in_user, user_len)] = layout.cut(start, len);
-        let piece_offset = self.address() - piece_region.base().addr();
-        let segment = |region: Region, offset: usize, len: u64| {
-            (len > 0).then_some(Segment { region, offset, len: len as usize })
-        };
-        let user = user_region.and_then(|region| segment(region, in_user as usize, user_len));
-        Ok(Segments::new(segment(piece_region, piece_offset + in_piece as usize, piece_len), user))
+        let offset = self.address() - piece_region.base().addr() + in_piece as usize;
+        let user = user_region.map(|region| (region, in_user as usize, user_len as usize));
+        Ok(Segments::new([(piece_region, offset, piece_len as usize)].into_iter().chain(user)))
     }
 
     /// A handle by which any rank can read this object. Registers it if it is not registered yet.

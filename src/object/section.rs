@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use arrayvec::ArrayVec;
+
 use crate::registrar::{Region, RegionKeys};
 
 /// A part of an object.
@@ -77,26 +79,29 @@ impl Segment {
     }
 }
 
-/// The one or two segments of a section, in the order of its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segments {
-    parts: [Option<Segment>; 2],
-}
+/// The one or two segments of a section, in the order of its bytes; none of an empty one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments(ArrayVec<Segment, 2>);
 
 impl Segments {
-    pub(crate) fn new(first: Option<Segment>, second: Option<Segment>) -> Self {
-        Self { parts: [first, second] }
+    /// Of what lies in the regions: each segment as its region, and offset and length in it.
+    #[inline(always)]
+    pub(crate) fn new(parts: impl IntoIterator<Item = (Region, usize, usize)>) -> Self {
+        let parts = parts.into_iter().filter(|&(.., len)| len > 0);
+        Self(parts.map(|(region, offset, len)| Segment { region, offset, len }).collect())
     }
 
     /// One after another.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Segment> {
-        self.parts.iter().flatten()
+        self.0.iter()
     }
 
     /// Their number: 0 (an empty section), 1 or 2.
     #[expect(clippy::len_without_is_empty, reason = "iter() serves")]
+    #[inline]
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.0.len()
     }
 
     /// Bytes in all.
@@ -129,6 +134,12 @@ impl Layout {
             (true, true) => (head, all),
         };
         Some(Self { piece, user, meta_len, data_len })
+    }
+
+    /// Of an ordinary object; the sections fit its capacity.
+    #[inline]
+    pub(crate) fn ordinary(meta_len: u64, data_len: u64) -> Self {
+        Self { piece: super::head::HEAD as u64 + meta_len + data_len, user: 0, meta_len, data_len }
     }
 
     /// First byte and length of a section, counted from the local header through piece and user memory.

@@ -105,9 +105,10 @@ impl Pool {
     ///
     /// # Safety
     /// The address is in a piece of this pool that stays handed out during the call.
+    #[inline]
     pub(crate) unsafe fn block_region(&self, address: usize) -> Option<Region> {
         // SAFETY: the caller's promise.
-        unsafe { tcmalloc::block_of(address) }.and_then(|(region, _)| region)
+        unsafe { tcmalloc::region_of(address) }
     }
 
     /// Registers memory of a live object by itself, unless `current` already says it is. Racing threads register once.
@@ -125,7 +126,7 @@ impl Pool {
             return Ok(region);
         }
         // SAFETY: the piece that the memory is in, or the program's memory, stays; see the caller's promise.
-        let backing = unsafe { tcmalloc::block_of(base.as_ptr().addr()) }.map(|(_, backing)| backing);
+        let backing = unsafe { tcmalloc::backing_of(base.as_ptr().addr()) };
         // SAFETY: the caller's promise.
         let region = unsafe { self.regions.register(base, len, backing) }?;
         current.store(region.id.pack(), Ordering::Release);
@@ -146,6 +147,12 @@ impl Pool {
         if self.is_closed() { Err(Error::Closed(format!("no more {what} after finish"))) } else { Ok(()) }
     }
 
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is_closed() && !memory::in_forked_child()
+    }
+
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }

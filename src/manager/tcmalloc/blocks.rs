@@ -85,6 +85,7 @@ impl Block {
         self.memory.report()
     }
 
+    #[inline]
     pub(crate) fn region(&self) -> Option<Region> {
         self.region
     }
@@ -163,6 +164,7 @@ fn map_block(block: &Block, entry: *const Block) {
 /// The block that an address lies in, of whatever manager; null when in none.
 ///
 /// The block may be used as long as the caller knows something in it to be handed out.
+#[inline]
 pub(crate) fn block_at(address: usize) -> *const Block {
     if address >> 48 != 0 {
         return std::ptr::null();

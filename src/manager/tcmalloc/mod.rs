@@ -310,13 +310,22 @@ fn none_taken() -> Error {
     Error::Memory("an empty batch of pieces; this is a fault of Lunasa".to_owned())
 }
 
-/// The region and the backing of the block that a live piece lies in, of whatever manager; `None` outside all blocks.
+/// The region of the block that a live piece lies in, of whatever manager; `None` outside all blocks, and if that is not
+/// registered.
 ///
 /// # Safety
 /// The address is 0, or in no block, or in a piece that stays handed out during the call.
 #[inline]
-pub(crate) unsafe fn block_of(address: usize) -> Option<(Option<Region>, Backing)> {
+pub(crate) unsafe fn region_of(address: usize) -> Option<Region> {
     // SAFETY: a block with a piece handed out is not given back.
-    let block = unsafe { blocks::block_at(address).as_ref() }?;
-    Some((block.region(), block.backing(address)))
+    unsafe { blocks::block_at(address).as_ref() }?.region()
+}
+
+/// As [`region_of`], how a peer maps the block.
+///
+/// # Safety
+/// As for [`region_of`].
+pub(crate) unsafe fn backing_of(address: usize) -> Option<Backing> {
+    // SAFETY: a block with a piece handed out is not given back.
+    Some(unsafe { blocks::block_at(address).as_ref() }?.backing(address))
 }
