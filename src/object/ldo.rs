@@ -277,7 +277,9 @@ impl Ldo {
         match (self.pool(), self.user_part()) {
             (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
             (Ok(pool), Ok(Some(part))) => {
-                (part.memory.is_empty() || known(&part.region, pool))
+                let whole = part.memory.region_in(&pool.regions);
+                let within = whole.is_some_and(|region| pool.regions.get(region.id).is_some());
+                (part.memory.is_empty() || within || known(&part.region, pool))
                     && (known(&part.piece_region, pool) || in_block(pool))
             }
             _ => false,
@@ -308,10 +310,11 @@ impl Ldo {
             unsafe { pool.register_once(self.0.cast(), len, current) }?
         };
         let user_region = match part {
-            Some(part) if !part.memory.is_empty() => {
+            Some(part) if !part.memory.is_empty() => Some(match part.memory.region_in(&pool.regions) {
+                Some(whole) => whole,
                 // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
-                Some(unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?)
-            }
+                None => unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?,
+            }),
             _ => None,
         };
         Ok((piece_region, user_region))
@@ -331,7 +334,9 @@ impl Ldo {
         let segment = |region: Region, offset: usize, len: u64| {
             (len > 0).then_some(Segment { region, offset, len: len as usize })
         };
-        let user = user_region.and_then(|region| segment(region, in_user as usize, user_len));
+        let user_at = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr());
+        let user =
+            user_region.and_then(|region| segment(region, user_at - region.base().addr() + in_user as usize, user_len));
         Ok(Segments::new(segment(piece_region, piece_offset + in_piece as usize, piece_len), user))
     }
 
