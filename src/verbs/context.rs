@@ -82,7 +82,12 @@ impl Context {
     fn of(device: &Device<'_>) -> Result<Self, String> {
         // SAFETY: a device of a list that lives.
         let raw = NonNull::new(unsafe { ibv_open_device(device.raw().as_ptr()) });
-        let raw = raw.ok_or_else(|| cannot_open(&device.file(), &io::Error::last_os_error()))?;
+        let raw = raw.ok_or_else(|| {
+            let (error, file) = (io::Error::last_os_error(), device.file());
+            // libibverbs looks in other places too and tells of the last; what is wrong with the file itself says more.
+            let direct = std::fs::OpenOptions::new().read(true).write(true).open(&file);
+            cannot_open(&file, &direct.err().unwrap_or(error))
+        })?;
         // SAFETY: opened just now, and owned from here on.
         unsafe { Self::new(raw, true) }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
 
-/// Rounds of allocating and dropping.
+/// Rounds of allocating and dropping on one rank; with more, which share the emulated processors, fewer.
 const ROUNDS: usize = 10_000;
 
 /// A memory region as the device has it: local key, remote key, bytes.
@@ -106,37 +106,40 @@ fn a_user_region_is_one(world: &SimpleCommunicator, lunasa: &Lunasa, at_start: &
 }
 
 fn rounds_leave_nothing_behind(lunasa: &Lunasa, at_start: &BTreeSet<Known>) -> Outcome {
+    let rounds = ROUNDS / lunasa.ranks().pow(2) as usize;
     let before = lunasa.snapshot().registrations.done;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         lunasa.object().data(round % 5000)?.handle()?;
     }
     assert_eq!(lunasa.snapshot().registrations.done, before, "eager objects are registered by their block");
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         lunasa.object().lazy().data(round % 5000)?.handle()?;
     }
-    assert_eq!(lunasa.snapshot().registrations.done, before + ROUNDS as u64);
+    assert_eq!(lunasa.snapshot().registrations.done, before + rounds as u64);
     assert_eq!(&on_device()?, at_start);
     Ok(())
 }
 
-/// Starts with the given `KEY=VALUE`s, and says by what memory is registered, or why not.
-pub fn start(world: &SimpleCommunicator, settings: &[String]) -> Outcome {
-    let mut config = config(&["self", "shm", "mpi"])?;
-    for setting in settings {
-        let (key, value) = setting.split_once('=').ok_or("KEY=VALUE")?;
-        let number = value.parse::<i64>().map(|number| config.clone().set(key, number));
-        config = number.unwrap_or_else(|_| config.set(key, value))?;
-    }
-    let said = match Lunasa::start(world, config) {
-        Ok(lunasa) => {
-            let registrar = lunasa.snapshot().rank.registrar;
-            finish(lunasa)?;
-            format!("started with {registrar}")
+/// Starts with each of the sets of `KEY=VALUE`s that `--` divides, and says by what memory is registered, or why not.
+pub fn start(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
+    for settings in arguments.split(|argument| argument == "--") {
+        let mut config = config(&["self", "shm", "mpi"])?;
+        for setting in settings {
+            let (key, value) = setting.split_once('=').ok_or("KEY=VALUE")?;
+            let number = value.parse::<i64>().map(|number| config.clone().set(key, number));
+            config = number.unwrap_or_else(|_| config.set(key, value))?;
         }
-        Err(error) => format!("refused: {error}"),
-    };
-    if world.rank() == 0 {
-        println!("{said}");
+        let said = match Lunasa::start(world, config) {
+            Ok(lunasa) => {
+                let registrar = lunasa.snapshot().rank.registrar;
+                finish(lunasa)?;
+                format!("started with {registrar}")
+            }
+            Err(error) => format!("refused: {error}"),
+        };
+        if world.rank() == 0 {
+            println!("<{}> {said}", settings.join(" "));
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Machine {
     options: Vec<String>,
-    jobs: Vec<(String, String)>,
+    jobs: Vec<String>,
 }
 
 /// What the lines of the jobs may use. Open MPI would find no way over rxe, and must be told to use shared memory.
@@ -39,12 +39,12 @@ impl Machine {
     }
 
     /// Adds a job.
-    pub fn job(mut self, name: impl Into<String>, line: impl Into<String>) -> Self {
-        self.jobs.push((name.into(), line.into()));
+    pub fn job(mut self, line: impl Into<String>) -> Self {
+        self.jobs.push(line.into());
         self
     }
 
-    /// Boots, runs every job, and tells what came of each, by its name.
+    /// Boots, runs every job, and tells what came of each, by its line.
     ///
     /// # Panics
     /// When the machine does not boot, or ends before its jobs have.
@@ -55,9 +55,10 @@ impl Machine {
         let library = Command::new(&program).arg("--library").output().expect("lunasa-mpi-tests can be run");
         let open_mpi = String::from_utf8_lossy(&library.stdout).contains("Open MPI");
         let launcher = if open_mpi { "mpirun.openmpi --oversubscribe" } else { "mpiexec.hydra" };
-        let jobs: Vec<String> = self.jobs.iter().map(|(name, line)| format!("job {name} {}\n", quoted(line))).collect();
+        let numbered = self.jobs.iter().enumerate();
+        let jobs: String = numbered.map(|(number, line)| format!("job {number} {}\n", quoted(line))).collect();
         let [at, to] = [&program, &results].map(|path| quoted(&path.display().to_string()));
-        let script = format!("launcher='{launcher}' program={at} results={to}\n{WORDS}{}exit 0\n", jobs.concat());
+        let script = format!("launcher='{launcher}' program={at} results={to}\n{WORDS}{jobs}exit 0\n");
 
         let mut words = vec![lab("rdma-vm").display().to_string(), "run".to_owned()];
         if let Some(folder) = program.parent().filter(|folder| !folder.starts_with(root())) {
@@ -67,13 +68,13 @@ impl Machine {
         words.push("--".to_owned());
         let boot = Job::new(Bed::Machine, words.into_iter().map(Into::into)).program("/bin/bash").args(["-c", &script]);
         let booted = boot.timeout(Duration::from_secs(600)).run().expect_ok();
-        let found = self.jobs.into_iter().map(|(name, line)| {
-            let read = |kind| std::fs::read(results.join(format!("{name}.{kind}"))).unwrap_or_default();
+        let found = self.jobs.into_iter().enumerate().map(|(number, line)| {
+            let read = |kind| std::fs::read(results.join(format!("{number}.{kind}"))).unwrap_or_default();
             let text = |kind| String::from_utf8_lossy(&read(kind)).into_owned();
             let numbers: Vec<f64> = text("end").split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            let &[status, start, end] = &numbers[..] else { panic!("no end of {name}:\n{}", booted.report()) };
+            let &[status, start, end] = &numbers[..] else { panic!("no end of {line}:\n{}", booted.report()) };
             let outcome = Outcome {
-                command: line,
+                command: line.clone(),
                 // As the shell has it: 124 and 137 are the end of the job's time.
                 status: ExitStatus::from_raw((status as i32) << 8),
                 stdout: text("out"),
@@ -82,7 +83,7 @@ impl Machine {
                 timed_out: [124.0, 137.0].contains(&status),
                 stragglers: 0,
             };
-            (name, outcome)
+            (line, outcome)
         });
         let found = found.collect();
         // What is left there is only in the way.
