@@ -34,6 +34,9 @@ pub enum Error {
     /// Memory could not be registered or deregistered.
     #[error("registration: {0}")]
     Registration(String),
+    /// An RDMA device is not there, or cannot be used.
+    #[error("device: {0}")]
+    Device(String),
     /// An object was asked for, or used, in a way that does not fit it.
     #[error("object: {0}")]
     Object(String),

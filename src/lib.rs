@@ -15,14 +15,15 @@ pub mod snapshot;
 pub mod status;
 pub mod topology;
 mod transfer;
+mod verbs;
 
 pub use config::Config;
 pub use error::{Error, HandleFault, Result};
 pub use instance::Lunasa;
 pub use node_id::NodeId;
 pub use object::{
-    Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory,
+    Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory, UserRegion,
 };
 pub use pool::Registration;
-pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar};
+pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar, VerbsRegistrar};
 pub use transfer::{Request, View, Waited};

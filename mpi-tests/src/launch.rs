@@ -4,10 +4,12 @@
 //! of a job, or of its time, is the end of all its processes. Variables `LUNASA_*` of the caller are not passed on.
 
 mod bed;
+mod machine;
 mod outcome;
 mod sweep;
 
 pub use bed::{Bed, can_run};
+pub use machine::Machine;
 pub use outcome::Outcome;
 
 use std::ffi::{OsStr, OsString};
@@ -72,6 +74,10 @@ impl Job {
             Bed::Mpich => vec!["mpiexec.hydra".into(), "-n".into(), ranks.into()],
             Bed::Hosts(hosts) => {
                 vec![lab("netns-lab").into(), "mpirun".into(), hosts.to_string().into(), "-n".into(), ranks.into()]
+            }
+            Bed::Machine => {
+                let words = ["run", "--", "mpirun.openmpi", "--oversubscribe", "-n"].map(OsString::from).into_iter();
+                std::iter::once(lab("rdma-vm").into()).chain(words).chain([ranks.into()]).collect()
             }
             Bed::Slurm(nodes) => vec![
                 lab("slurm-lab").into(),

@@ -40,6 +40,15 @@ const CASES: &[(&str, Case)] = &[
 /// Cases that end badly, or are started badly: the tests of `endings` start each and judge how it ends.
 const ENDINGS: &[(&str, Case)] = &[("panic", cases::endings::panic), ("split", cases::endings::split)];
 
+/// Cases that need a device: the tests of `verbs` run them in the virtual machine.
+const DEVICE: &[(&str, Case)] = &[
+    ("verbs", cases::verbs::registration),
+    ("verbs_beyond", cases::verbs::beyond),
+    ("verbs_domain", cases::verbs::domain),
+    ("verbs_large", cases::verbs::large),
+    ("verbs_start", cases::verbs::start),
+];
+
 /// The case for which MPI is initialised without `MPI_THREAD_MULTIPLE`.
 const FUNNELED: &str = "funneled";
 
@@ -52,10 +61,10 @@ fn main() -> ExitCode {
     match name {
         "--list" => CASES.iter().for_each(|(name, _)| println!("{name}")),
         "--library" => println!("{}", mpi::environment::library_version().unwrap_or_default()),
-        _ => match CASES.iter().chain(ENDINGS).find(|(known, _)| *known == name) {
+        _ => match CASES.iter().chain(ENDINGS).chain(DEVICE).find(|(known, _)| *known == name) {
             Some((_, case)) => run(name, *case, rest),
             None => {
-                let names: Vec<&str> = CASES.iter().chain(ENDINGS).map(|(name, _)| *name).collect();
+                let names: Vec<&str> = CASES.iter().chain(ENDINGS).chain(DEVICE).map(|(name, _)| *name).collect();
                 eprintln!(
                     "lunasa-mpi-tests: no case {name:?}; usage: lunasa-mpi-tests CASE [ARGS] | --list | --library"
                 );

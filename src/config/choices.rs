@@ -44,6 +44,8 @@ choices! {
         Auto = "auto",
         /// No device: keys are issued and checked by Lunasa itself.
         Host = "host",
+        /// A real RDMA device.
+        Verbs = "verbs",
     }
 
     /// A route by which bytes may reach a peer.

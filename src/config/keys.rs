@@ -37,6 +37,12 @@ pub struct Settings {
     pub registrar: RegistrarKind,
     /// Whether the host registrar locks (`mlock`) what it registers.
     pub host_lock: bool,
+    /// The RDMA device that registers memory; empty is the nearest.
+    pub verbs_device: String,
+    /// Its port, from 1; 0 is the first active one.
+    pub verbs_port: u8,
+    /// The entry of the port's table of GIDs; -1 is the best.
+    pub verbs_gid_index: i16,
     /// The routes that may be used, the preferred one first; not empty, none twice.
     pub routes: Vec<RouteKind>,
     /// Bytes of the largest message of the `mpi` route.
@@ -111,7 +117,7 @@ pub fn keys() -> &'static [KeySpec] {
 }
 
 static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
-    use Kind::{Address, Choice, Choices, Directory, Flag, Integer, Size};
+    use Kind::{Address, Choice, Choices, Device, Directory, Flag, Integer, Size};
     let key = |name, default, kind: Kind, about| KeySpec { name, default, allowed: kind.allowed(), about, kind };
     let port = 0..=i64::from(u16::MAX);
     let idle = Duration::from_micros(10)..=Duration::from_millis(1);
@@ -156,13 +162,26 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "lunasa.registrar",
             r#""auto""#,
             Choice(RegistrarKind::NAMES),
-            "What registers memory: the best there is, or always Lunasa itself. The program's own is given in code.",
+            "What registers memory: an RDMA device if one can be used, else Lunasa itself; or always one of the two.",
         ),
         key(
             "lunasa.host.lock",
             "false",
             Flag,
             "Whether the host registrar locks what it registers in memory (mlock, within RLIMIT_MEMLOCK).",
+        ),
+        key(
+            "lunasa.verbs.device",
+            r#""""#,
+            Device,
+            "The RDMA device; empty: of those with an active port the nearest to the rank's NUMA node.",
+        ),
+        key("lunasa.verbs.port", "0", Integer(0..=254), "The device's port, counted from 1; 0: the first active one."),
+        key(
+            "lunasa.verbs.gid_index",
+            "-1",
+            Integer(-1..=255),
+            "The entry of the port's table of GIDs; -1: the best (RoCE v2 over IPv4 first; on InfiniBand entry 0).",
         ),
         key(
             "lunasa.routes",

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Address,
     /// The path of a directory, or nothing.
     Directory,
+    /// The name of a device, or nothing.
+    Device,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
+            Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Kind {
             (Self::Integer(range), Value::Integer(number)) => {
                 within(range, *number)?;
             }
-            (Self::Flag, Value::Boolean(_)) | (Self::Directory, Value::String(_)) => {}
+            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device, Value::String(_)) => {}
             (Self::Address, Value::String(text)) => {
                 let address =
                     text.parse::<IpAddr>().map_err(|_| "it is no IP address (host names are not looked up)")?;

@@ -123,7 +123,7 @@ impl Config {
 }
 
 /// The name most like the one that was written.
-fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> &'a str {
+pub(crate) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> &'a str {
     let likeness = |name: &str| strsim::normalized_damerau_levenshtein(written, name);
     names.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or_default()
 }

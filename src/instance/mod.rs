@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::node_id::NodeId;
-use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section};
+use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section, UserMemory, UserRegion};
 use crate::registrar::Registrar;
 use crate::snapshot::{ObjectInfo, PeerInfo, Snapshot};
 use crate::status::{Endpoint, Hooks, Source, TokenFile};
@@ -155,6 +155,15 @@ impl Lunasa {
     #[inline]
     pub fn object(&self) -> ObjectBuilder<'_> {
         ObjectBuilder::new(&self.watch().pools)
+    }
+
+    /// Registers the program's memory once, for any number of user objects on parts of it; see [`UserRegion`].
+    ///
+    /// # Errors
+    /// [`Error::Registration`] when it is refused, [`Error::Closed`] after finish; the memory has then gone back.
+    pub fn user_region(&self, memory: impl Into<UserMemory>) -> Result<UserRegion> {
+        self.watch().pools[0].check_open("registrations")?;
+        UserRegion::new(memory.into(), self.watch().regions.clone())
     }
 
     /// Reads the range of the handle's section (in bytes; a fresh handle names its data) into the beginning of the object's

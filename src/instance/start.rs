@@ -21,10 +21,11 @@ use crate::memory;
 use crate::node_id::NodeId;
 use crate::object;
 use crate::pool::{Pool, Registration};
-use crate::registrar::{HostRegistrar, Regions, Registrar};
+use crate::registrar::{HostRegistrar, Regions, Registrar, VerbsRegistrar};
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
 use crate::transfer::{MpiRoute, Transfers};
+use crate::verbs;
 
 /// What all ranks of a run share; made by rank 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,9 +53,7 @@ struct Prepared {
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
     object::choose_secret();
     let topology = Topology::discover()?;
-    let registrar = registrar.unwrap_or_else(|| match settings.registrar {
-        RegistrarKind::Auto | RegistrarKind::Host => Arc::new(HostRegistrar::new(settings.host_lock)),
-    });
+    let registrar = registrar.map_or_else(|| choose_registrar(settings, &topology), Ok)?;
     let regions = Arc::new(Regions::new(registrar, run.id, rank)?);
     let source = Arc::new(BlockSource {
         run: run.id,
@@ -102,6 +101,28 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
     let entry = Entry::new(node, regions.fd(), pools[0].first_region());
     Ok(Prepared { topology, regions, pools, endpoint, hooks, entry })
+}
+
+/// The configured registrar; `auto` says why it goes on without a device.
+fn choose_registrar(settings: &Settings, topology: &Topology) -> Result<Arc<dyn Registrar>> {
+    let host = || Arc::new(HostRegistrar::new(settings.host_lock));
+    if settings.registrar == RegistrarKind::Host {
+        return Ok(host());
+    }
+    let wanted = verbs::Wanted {
+        device: &settings.verbs_device,
+        port: settings.verbs_port,
+        gid_index: u8::try_from(settings.verbs_gid_index).ok(),
+        near: topology.local_node(),
+    };
+    match VerbsRegistrar::open(&wanted) {
+        Ok(verbs) => Ok(Arc::new(verbs)),
+        Err(error) if settings.registrar == RegistrarKind::Auto => {
+            tracing::info!("registrar host: {error}");
+            Ok(host())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The address by which others reach a socket that listens on all of them: that of the interface towards the outside.

@@ -151,7 +151,7 @@ pub(super) fn kib_after(text: &str, key: &str) -> Option<u64> {
 }
 
 /// A number of bytes for people: `64 MiB`, or `1.5 GiB` with one digit when it is not whole.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (count.max(1).ilog2() as usize / 10).min(units.len() - 1);
     let value = count as f64 / 1024f64.powi(power as i32);

@@ -20,8 +20,10 @@ pub use block::{Block, BlockReport, BlockRequest};
 pub(crate) use copy::copy;
 pub(crate) use fork::{at_fork_in_child, not_in_forked_child};
 pub use fork::{in_forked_child, install_fork_guard};
+pub(crate) use limits::bytes;
 pub use pages::PageKind;
 pub use peer::PeerMapping;
+pub(crate) use pin::Pins;
 pub use pin::{lock, unlock};
 pub(crate) use shared::Shared;
 

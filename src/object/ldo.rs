@@ -310,7 +310,9 @@ impl Ldo {
         match (self.pool(), self.user_part()) {
             (Ok(pool), Ok(None)) => known(&self.head().extra, pool) || in_block(pool),
             (Ok(pool), Ok(Some(part))) => {
-                (part.memory.is_empty() || known(&part.region, pool))
+                let whole = part.memory.region_in(&pool.regions);
+                let within = whole.is_some_and(|region| pool.regions.get(region.id).is_some());
+                (part.memory.is_empty() || within || known(&part.region, pool))
                     && (known(&part.piece_region, pool) || in_block(pool))
             }
             _ => false,
@@ -342,10 +344,11 @@ impl Ldo {
             unsafe { pool.register_once(self.at().cast(), len, current) }?
         };
         let user_region = match part {
-            Some(part) if !part.memory.is_empty() => {
+            Some(part) if !part.memory.is_empty() => Some(match part.memory.region_in(&pool.regions) {
+                Some(whole) => whole,
                 // SAFETY: destroying the object deregisters what `region` says, then gives the memory back.
-                Some(unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?)
-            }
+                None => unsafe { pool.register_once(part.memory.base(), part.memory.len(), &part.region) }?,
+            }),
             _ => None,
         };
         Ok((piece_region, user_region))
@@ -390,7 +393,9 @@ impl Ldo {
         let (start, len) = layout.section(section);
         let [(in_piece, piece_len), (in_user, user_len)] = layout.cut(start, len);
         let offset = self.address() - piece_region.base().addr() + in_piece as usize;
-        let user = user_region.map(|region| (region, in_user as usize, user_len as usize));
+        let user_at = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr());
+        let user =
+            user_region.map(|region| (region, user_at - region.base().addr() + in_user as usize, user_len as usize));
         Ok(Segments::new([(piece_region, offset, piece_len as usize)].into_iter().chain(user)))
     }
 

@@ -8,6 +8,7 @@ mod ldo;
 mod list;
 mod parts;
 mod pinned;
+mod region;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use ldo::Ldo;
 pub use list::{LeakGroup, LeakReport};
 pub(crate) use list::{check, leaks, list};
 pub(crate) use pinned::PinnedObject;
+pub use region::UserRegion;
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;

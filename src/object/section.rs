@@ -44,6 +44,27 @@ impl fmt::Display for Section {
 }
 
 /// A part of an object in one region: what a scatter/gather entry needs.
+///
+/// With the `verbs` registrar the keys are the device's, for memory at its own addresses. A program with verbs code of its
+/// own makes the registrar in its protection domain ([`VerbsRegistrar::from_domain`](crate::VerbsRegistrar::from_domain)),
+/// and then sends, reads and writes objects itself:
+///
+/// ```
+/// # use lunasa::{Config, Lunasa, Section};
+/// # let lunasa = Lunasa::local(Config::new().ignore_environment().set("lunasa.status.enabled", false)?)?;
+/// let object = lunasa.object().meta(64).data(1000)?;
+/// let gather: Vec<rdma_sys::ibv_sge> = object
+///     .segments(Section::Object)?
+///     .iter()
+///     .map(|part| rdma_sys::ibv_sge {
+///         addr: part.address().addr() as u64,
+///         length: part.len() as u32,
+///         lkey: part.keys().local, // a peer that reads or writes it needs the address and `keys().remote`
+///     })
+///     .collect();
+/// assert_eq!(gather[0].length, 16 + 64 + 1000);
+/// # Ok::<(), lunasa::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     pub(crate) region: Region,

@@ -2,9 +2,13 @@
 
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use zerocopy::{FromBytes, IntoBytes};
+
+use super::region::Shared;
+use crate::registrar::{Region, Regions};
 
 /// The program's memory, and what to do when Lunasa no longer needs it.
 ///
@@ -15,10 +19,14 @@ pub struct UserMemory {
     base: NonNull<u8>,
     len: usize,
     cleanup: Option<Box<dyn FnOnce() + Send>>,
+    /// What this is a part of, when that is registered as a whole.
+    within: Option<Arc<Shared>>,
 }
 
 // SAFETY: made from owners that are Send, or by `from_raw`, whose caller promises it.
 unsafe impl Send for UserMemory {}
+// SAFETY: through a shared reference only its address and its length can be had.
+unsafe impl Sync for UserMemory {}
 
 impl UserMemory {
     /// Any owner of a slice, such as a `Vec<f64>` or a `Box<[u32]>`; it is dropped when Lunasa is done.
@@ -42,7 +50,7 @@ impl UserMemory {
             // SAFETY: made by Box::into_raw above, and this runs once.
             drop(unsafe { Box::<O>::from_raw(std::ptr::with_exposed_provenance_mut(owner)) });
         };
-        Self { base, len, cleanup: Some(Box::new(cleanup)) }
+        Self { base, len, cleanup: Some(Box::new(cleanup)), within: None }
     }
 
     /// `len` bytes at `base`, and a function that is called with the same two when Lunasa is done.
@@ -54,7 +62,18 @@ impl UserMemory {
         let address = base.expose_provenance();
         let cleanup = move || cleanup(std::ptr::with_exposed_provenance_mut(address), len);
         // SAFETY: not null, by the caller's promise.
-        Self { base: unsafe { NonNull::new_unchecked(base) }, len, cleanup: Some(Box::new(cleanup)) }
+        let base = unsafe { NonNull::new_unchecked(base) };
+        Self { base, len, cleanup: Some(Box::new(cleanup)), within: None }
+    }
+
+    /// A part of memory that is registered as a whole, and kept by `within`.
+    pub(super) fn part(
+        base: NonNull<u8>,
+        len: usize,
+        within: Arc<Shared>,
+        cleanup: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self { base, len, cleanup: Some(Box::new(cleanup)), within: Some(within) }
     }
 
     /// Its length in bytes.
@@ -65,6 +84,11 @@ impl UserMemory {
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The region of these that it is a part of, registered with it.
+    pub(super) fn region_in(&self, regions: &Regions) -> Option<Region> {
+        self.within.as_ref().and_then(|within| within.region_of(regions))
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -102,7 +126,7 @@ impl Drop for UserMemory {
 #[derive(Debug)]
 pub(crate) struct UserPart {
     pub memory: UserMemory,
-    /// Region of the program's memory; 0 for none yet.
+    /// Region of the program's memory by itself; 0 for none yet, or none because it is part of a registered whole.
     pub region: AtomicU64,
     /// Region of the piece that holds the head, when it needed one of its own.
     pub piece_region: AtomicU64,

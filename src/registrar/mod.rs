@@ -1,12 +1,14 @@
 //! What registers memory: pins it, tells the device of it, gets keys; and the table of what is registered now.
 //!
 //! - [`HostRegistrar`]: no device; Lunasa issues the keys and checks them itself, and may lock the pages.
+//! - [`VerbsRegistrar`]: a real RDMA device, one memory region for each registration.
 //! - [`CallbackRegistrar`]: the program's own pin and unpin functions (the original's `RegisterPinUnpin`).
 //! - `Regions`: every registered range with its keys and a generation, in memory that peers on this host can read.
 
 mod callback;
 mod host;
 mod regions;
+mod verbs;
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -15,6 +17,7 @@ pub use callback::CallbackRegistrar;
 pub use host::HostRegistrar;
 pub use regions::Region;
 pub(crate) use regions::{Backing, PeerRegions, RegionId, Regions};
+pub use verbs::VerbsRegistrar;
 
 use crate::error::Result;
 

@@ -19,4 +19,5 @@ pub mod routes;
 pub mod stale;
 pub mod threads;
 pub mod user;
+pub mod verbs;
 pub mod views;

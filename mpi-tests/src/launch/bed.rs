@@ -23,6 +23,8 @@ pub enum Bed {
     Hosts(usize),
     /// So many nodes of `mpi-tests/lab/slurm-lab` (at most 2), Open MPI.
     Slurm(usize),
+    /// The virtual machine of `mpi-tests/lab/rdma-vm`, with either MPI; its jobs are those of a [`super::Machine`].
+    Machine,
 }
 
 impl std::fmt::Display for Bed {
@@ -32,6 +34,7 @@ impl std::fmt::Display for Bed {
             Self::Mpich => write!(f, "mpich"),
             Self::Hosts(n) => write!(f, "hosts={n}"),
             Self::Slurm(n) => write!(f, "slurm={n}"),
+            Self::Machine => write!(f, "machine"),
         }
     }
 }
@@ -48,6 +51,7 @@ impl Bed {
         let library = output(Command::new(built("lunasa-mpi-tests")).arg("--library"));
         let library = library.unwrap_or_else(|message| panic!("cannot ask lunasa-mpi-tests for its MPI: {message}"));
         match (self, library.contains("Open MPI")) {
+            (Self::Machine, _) => output(Command::new(lab("rdma-vm")).arg("check")).err(),
             (Self::Mpich, true) => Some("this build is with Open MPI; MPICC=mpicc.mpich chooses MPICH".into()),
             (Self::Mpich, false) => output(Command::new("mpiexec.hydra").arg("--version")).err(),
             (_, false) => Some("this build is not with Open MPI; MPICC=mpicc.openmpi chooses it".into()),
@@ -62,7 +66,7 @@ impl Bed {
         static HOSTS_UP: OnceLock<()> = OnceLock::new();
         static SLURM_UP: OnceLock<()> = OnceLock::new();
         let (once, script, verb, size, wanted) = match self {
-            Self::OpenMpi | Self::Mpich => return,
+            Self::OpenMpi | Self::Mpich | Self::Machine => return,
             Self::Hosts(wanted) => (&HOSTS_UP, "netns-lab", "up", HOSTS, wanted),
             Self::Slurm(wanted) => (&SLURM_UP, "slurm-lab", "start", NODES, wanted),
         };

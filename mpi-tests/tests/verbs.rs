@@ -1,0 +1,123 @@
+//! Registration with a real (software) RDMA device, in one boot of the virtual machine.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use lunasa_mpi_tests::launch::{Bed, Machine, Outcome, can_run};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+/// What is shown, the line of the job that shows it (see [`Machine`]), and the words that its output must have. Cases with
+/// the same line share one job.
+struct Case(&'static str, &'static str, &'static [&'static str]);
+
+/// Starts with a device that works, each with other settings.
+const STARTS: &str = "ranks 2 verbs_start \
+    -- lunasa.registrar=host \
+    -- lunasa.registrar=verbs lunasa.verbs.device=rxe0 lunasa.verbs.port=1 lunasa.verbs.gid_index=0 \
+    -- lunasa.registrar=verbs lunasa.verbs.device=rxeO \
+    -- lunasa.verbs.device=rxeO \
+    -- lunasa.registrar=verbs lunasa.verbs.port=3 \
+    -- lunasa.registrar=verbs lunasa.verbs.gid_index=200";
+
+/// In this order, in one boot. What breaks something mends it again, but for the last.
+const CASES: &[Case] = &[
+    Case("registration_on_1_rank", "ranks 1 verbs", &["ok verbs ranks=1"]),
+    Case("registration_on_2_ranks", "ranks 2 verbs", &["ok verbs ranks=2"]),
+    Case("registration_on_4_ranks", "ranks 4 verbs", &["ok verbs ranks=4"]),
+    Case("user_objects_on_2_ranks", "ranks 2 user", &["ok user ranks=2"]),
+    Case("over_4_gib_of_user_memory_in_one_region", "ranks 1 verbs_large", &["ok verbs_large"]),
+    Case("the_programs_own_domain", "ranks 2 verbs_domain", &["ok verbs_domain"]),
+    Case("auto_takes_a_device_that_works", STARTS, &["<> started with verbs"]),
+    Case("host_leaves_the_device_alone", STARTS, &["<lunasa.registrar=host> started with host"]),
+    Case("every_choice_by_hand", STARTS, &["lunasa.verbs.port=1 lunasa.verbs.gid_index=0> started with verbs"]),
+    Case(
+        "a_wrong_name_names_those_there_are",
+        STARTS,
+        &[
+            "<lunasa.registrar=verbs lunasa.verbs.device=rxeO> refused: start failed on rank 0",
+            "\"rxeO\": there is no such device, did you mean \"rxe0\"? This host has rxe0",
+        ],
+    ),
+    Case("a_wrong_name_is_passed_over_by_auto", STARTS, &["<lunasa.verbs.device=rxeO> started with host"]),
+    Case(
+        "a_wrong_port_is_told_how_many_there_are",
+        STARTS,
+        &["lunasa.verbs.port=3> refused: ", "rxe0: lunasa.verbs.port = 3: it has 1 port(s), counted from 1"],
+    ),
+    Case(
+        "a_wrong_gid_index_names_those_there_are",
+        STARTS,
+        &["rxe0: lunasa.verbs.gid_index = 200: there is no such GID", "1 (RoCE v2, ::ffff:10.9.0.1)"],
+    ),
+    Case(
+        "memlock_too_small_for_the_first_block",
+        "tester 1024 ranks 1 verbs_start lunasa.registrar=verbs",
+        &[
+            "> refused: ",
+            "rxe0 does not register 4 MiB at ",
+            "Cannot allocate memory (os error 12); RLIMIT_MEMLOCK is 1 MiB, 0 B pinned already; raise the limit: \
+             `ulimit -l unlimited`",
+            "(hard limit 1 MiB)",
+        ],
+    ),
+    Case(
+        "memlock_too_small_for_a_page",
+        "tester 0 ranks 1 verbs_start lunasa.registrar=verbs -- lunasa.registrar=auto",
+        &["rxe0: a first page cannot be registered", "RLIMIT_MEMLOCK is 0 B", "auto> started with host"],
+    ),
+    Case(
+        "beyond_memlock_what_worked_goes_on",
+        "tester 16384 ranks 1 verbs_beyond",
+        &["refused: registration: rxe0 does not register 64.0 MiB", "RLIMIT_MEMLOCK is 16 MiB, 4 MiB pinned already"],
+    ),
+    Case(
+        "no_permission_names_the_file",
+        "chmod 600 /dev/infiniband/uverbs0; tester unlimited ranks 1 verbs_start lunasa.registrar=verbs -- \
+         lunasa.registrar=auto; chmod 666 /dev/infiniband/uverbs0",
+        &[
+            "rxe0: cannot be opened: Permission denied (os error 13); give this user access to /dev/infiniband/uverbs0",
+            "auto> started with host",
+        ],
+    ),
+    Case(
+        "a_port_that_is_down",
+        "ip link set roce0 down; sleep 0.5; ranks 1 verbs_start lunasa.registrar=verbs -- lunasa.registrar=verbs \
+         lunasa.verbs.port=1 -- lunasa.registrar=auto; ip link set roce0 up",
+        &[
+            "rxe0: no port is active (port 1 is down)",
+            "rxe0: port 1 is down; bring its link up",
+            "auto> started with host",
+        ],
+    ),
+    Case(
+        "no_device",
+        "rdma link delete rxe0; ranks 2 verbs_start lunasa.registrar=verbs -- lunasa.registrar=auto",
+        &["refused: start failed on rank 0", "there is no RDMA device on this host", "auto> started with host"],
+    ),
+];
+
+/// By line.
+static OUTCOMES: LazyLock<BTreeMap<String, Outcome>> = LazyLock::new(|| {
+    let mut lines: Vec<&str> = CASES.iter().map(|Case(_, line, _)| *line).collect();
+    lines.dedup();
+    let machine = Machine::new(["--smp", "4", "--numa", "2", "--mem", "3", "--hugepages", "48"]);
+    lines.into_iter().fold(machine, Machine::job).run()
+});
+
+fn trial(Case(name, line, words): &'static Case) -> Trial {
+    Trial::test(*name, move || {
+        if !can_run(Bed::Machine) {
+            return Ok(());
+        }
+        let outcome = OUTCOMES.get(*line).ok_or("it did not run")?.clone().expect_ok();
+        println!("{name}: {:.1?}", outcome.elapsed);
+        match words.iter().find(|words| !outcome.stdout.contains(**words)) {
+            Some(missing) => Err(Failed::from(format!("{missing:?} was not said:\n{}", outcome.report()))),
+            None => Ok(()),
+        }
+    })
+}
+
+fn main() -> ExitCode {
+    libtest_mimic::run(&Arguments::from_args(), CASES.iter().map(trial).collect()).exit_code()
+}

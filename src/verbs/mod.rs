@@ -1,0 +1,12 @@
+//! Real RDMA devices through libibverbs: finding and opening one, its port and GID, protection domains, memory regions.
+//!
+//! Each thing keeps what it was made from alive: a [`MemoryRegion`] its [`Domain`], that its [`Context`]. So nothing is
+//! closed under something that still uses it. A forked child closes nothing: the device's file is its parent's too.
+
+mod context;
+mod device;
+mod domain;
+mod port;
+
+pub(crate) use context::{Context, Wanted};
+pub(crate) use domain::{Domain, MemoryRegion};
