@@ -2,7 +2,7 @@
 //! Growing, shrinking and threads: what the manager promises beyond handing out pieces.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -131,6 +131,30 @@ fn a_failed_growth_is_an_error_to_that_caller_alone() {
     is_sound(&manager, &live);
     give(&manager, live);
     is_sound(&manager, &[]);
+}
+
+#[test]
+fn growth_ahead_of_need_that_is_refused_is_tried_again_less_and_less_often() {
+    let (refuse, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (refused, count) = (refuse.clone(), asked.clone());
+    let pin = move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        if refused.load(Ordering::Relaxed) { Err("no more pins".to_owned()) } else { Ok(RegionKeys::default()) }
+    };
+    // SAFETY: neither touches the memory.
+    let registrar = unsafe { CallbackRegistrar::new("mine", pin, |_, _, _| Ok(())) };
+    let manager = manager(Arc::new(registrar), 4 * MIB, Duration::ZERO).unwrap();
+    refuse.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(800) {
+        manager.shared.look_ahead(&lock(&manager.shared.heap));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The first block, and then after 0, 100, 300 and 700 ms.
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((2..=5).contains(&asked), "the registrar was asked {asked} times");
+    refuse.store(false, Ordering::Relaxed);
+    eventually("a second block", || manager.holdings().managed >= 4 * MIB as u64);
 }
 
 #[test]
