@@ -23,6 +23,7 @@ pub use fork::{in_forked_child, install_fork_guard};
 pub use pages::PageKind;
 pub use peer::PeerMapping;
 pub use pin::{lock, unlock};
+pub use placement::Place;
 pub(crate) use shared::Shared;
 
 #[cfg(test)]

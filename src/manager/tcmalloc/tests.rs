@@ -72,6 +72,29 @@ fn blocks_that_stay_free_are_given_back_but_never_the_first() {
 }
 
 #[test]
+fn the_most_that_was_alive_is_known_to_a_caches_fill() {
+    let manager = manager(host(), 0, Duration::ZERO).unwrap();
+    for _ in 0..3 {
+        let held: Vec<_> = (0..2000).map(|_| take(&manager, 1000).0.as_ptr().addr()).collect();
+        // Dropped by a thread that never allocates.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let piece = |address| NonNull::new(std::ptr::with_exposed_provenance_mut(address)).unwrap();
+                give(&manager, held.into_iter().map(|address| (piece(address), 1000)).collect());
+            });
+        });
+    }
+    let (holdings, slack) = (manager.holdings(), 256);
+    assert!((2000 - slack..=2000 + slack).contains(&holdings.most_objects), "{}", holdings.most_objects);
+    assert!(holdings.most_bytes.abs_diff(holdings.most_objects * 1000) <= 1000 * slack, "{}", holdings.most_bytes);
+    let large = take(&manager, 40 * MIB);
+    assert!(manager.holdings().most_bytes >= 40 * MIB as u64);
+    give(&manager, vec![large]);
+    let counts = manager.counts();
+    assert_eq!((counts.live(), counts.bytes, counts.total), (0, 0, 6000 * 1000 + 40 * MIB as u64));
+}
+
+#[test]
 fn threads_that_come_and_go_leave_nothing_behind() {
     let manager = manager(host(), 0, Duration::ZERO).unwrap();
     let kept = std::sync::Mutex::new(Vec::new());
