@@ -173,6 +173,9 @@ pub struct RegistrationInfo {
     /// What one costs here, as measured at the start; none when the registrar refused that.
     #[serde(default)]
     pub cost: Option<RegistrationCost>,
+    /// Seconds that registering each of the avoided objects by itself would have taken, by that cost; none without it.
+    #[serde(default)]
+    pub saved_s: Option<f64>,
 }
 
 /// What registering a piece of memory and ending that again costs.
@@ -184,18 +187,17 @@ pub struct RegistrationCost {
     pub per_byte_s: f64,
 }
 
-impl RegistrationInfo {
-    /// Seconds that registering each of the avoided objects by itself would have taken, by the measured cost.
-    pub fn saved_s(&self) -> Option<f64> {
-        let cost = self.cost?;
-        Some(self.avoided as f64 * cost.fixed_s + self.avoided_bytes as f64 * cost.per_byte_s)
+impl RegistrationCost {
+    /// Seconds for so many registrations of so many bytes in all.
+    pub fn of(&self, registrations: u64, bytes: u64) -> f64 {
+        registrations as f64 * self.fixed_s + bytes as f64 * self.per_byte_s
     }
 }
 
 impl fmt::Display for RegistrationInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} registrations in {:.6} s, {} avoided", self.done, self.spent_s, self.avoided)?;
-        self.saved_s().map_or(Ok(()), |saved| write!(f, ", which saved {saved:.6} s"))
+        self.saved_s.map_or(Ok(()), |saved| write!(f, ", which saved {saved:.6} s"))
     }
 }
 

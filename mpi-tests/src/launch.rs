@@ -7,7 +7,7 @@ mod bed;
 mod outcome;
 mod sweep;
 
-pub use bed::{Bed, can_run};
+pub use bed::{Bed, can_run, skip};
 pub use outcome::Outcome;
 
 use std::ffi::{OsStr, OsString};

@@ -33,7 +33,8 @@ impl Watch {
     pub fn registrations(&self) -> RegistrationInfo {
         let avoided = self.pools.all().iter().map(|pool| pool.avoided());
         let (avoided, avoided_bytes) = avoided.fold((0, 0), |(objects, bytes), (o, b)| (objects + o, bytes + b));
-        RegistrationInfo { avoided, avoided_bytes, cost: self.cost, ..self.regions.info() }
+        let saved_s = self.cost.map(|cost| cost.of(avoided, avoided_bytes));
+        RegistrationInfo { avoided, avoided_bytes, cost: self.cost, saved_s, ..self.regions.info() }
     }
 }
 

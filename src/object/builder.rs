@@ -69,7 +69,7 @@ impl<'a> ObjectBuilder<'a> {
     }
 
     /// On this NUMA node. Without it, on the one that `lunasa.numa.policy` gives; with `"per-node"` that is the node near
-    /// the cpu the calling thread runs on (a thread that moved to another node is noticed within 32 allocations). A node
+    /// the cpu the calling thread runs on (a thread that moved to another node is noticed within 64 allocations). A node
     /// that has too little memory left is an object elsewhere; the block's report says so.
     ///
     /// Allocating is an error, which says what to do, when there is no pool of that node: with the policy `"local"` there

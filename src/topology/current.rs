@@ -3,30 +3,37 @@
 use std::cell::Cell;
 
 /// So many answers are given from memory before the system is asked again.
-pub(crate) const ASK_AFTER: u32 = 32;
+pub(crate) const ASK_AFTER: u32 = 64;
+
+/// The last answer, and how often it may still be given: two words, as one that is written in halves is slow to read.
+struct Last {
+    cpu: Cell<u32>,
+    left: Cell<u32>,
+}
 
 thread_local! {
-    /// The last answer, and how often it may still be given.
-    static LAST: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+    static LAST: Last = const { Last { cpu: Cell::new(0), left: Cell::new(0) } };
 }
 
 /// The cpu that the calling thread runs on, or ran on no more than [`ASK_AFTER`] calls ago.
 #[inline]
 pub(crate) fn current_cpu() -> u32 {
-    let (cpu, left) = LAST.get();
-    if left == 0 {
-        return ask();
-    }
-    LAST.set((cpu, left - 1));
-    cpu
+    LAST.with(|last| match last.left.get() {
+        0 => ask(last),
+        left => {
+            last.left.set(left - 1);
+            last.cpu.get()
+        }
+    })
 }
 
 #[cold]
 #[inline(never)]
-fn ask() -> u32 {
+fn ask(last: &Last) -> u32 {
     // SAFETY: takes nothing and only returns a number.
     let cpu = u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0);
-    LAST.set((cpu, ASK_AFTER));
+    last.cpu.set(cpu);
+    last.left.set(ASK_AFTER);
     cpu
 }
 

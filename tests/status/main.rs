@@ -111,6 +111,7 @@ impl Source for Fake {
                 avoided_bytes: 3 << 30,
                 spent_s: 0.0625,
                 cost: Some(RegistrationCost { fixed_s: 0.015625, per_byte_s: 0.0 }),
+                saved_s: Some(1543.203125),
             },
             traffic: vec![
                 TrafficInfo {

@@ -20,7 +20,7 @@ pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
                 ("Avoided by reuse", html! { (count(registrations.avoided)) " of " (size(registrations.avoided_bytes)) }),
                 ("Time in the registrar", text(pretty::moment(registrations.spent_s))),
                 ("One costs", cost(registrations.cost)),
-                ("Time saved", registrations.saved_s().map_or(text("not known"), |saved| text(pretty::moment(saved)))),
+                ("Time saved", registrations.saved_s.map_or(text("not known"), |saved| text(pretty::moment(saved)))),
                 ("Regions now", count(registrations.regions)),
                 ("Bytes now", size(registrations.bytes)),
             ]))
