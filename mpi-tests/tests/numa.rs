@@ -1,6 +1,6 @@
 //! The case `numa` on machines with several NUMA nodes, which `mpi-tests/lab/rdma-vm` boots; on this one `one_host` runs it.
 
-use lunasa_mpi_tests::launch::{Job, built, root, skip};
+use lunasa_mpi_tests::launch::{Bed, Job, built, can_run, root, skip};
 use std::time::Duration;
 
 /// The machine could not be made here.
@@ -8,6 +8,9 @@ const NO_MACHINE: i32 = 125;
 
 /// Runs the case on as many ranks as there are processors.
 fn on_a_machine(options: &[&str], ranks: usize, case: &[&str]) {
+    if !can_run(Bed::OpenMpi) {
+        return;
+    }
     let lab = root().join("mpi-tests/lab/rdma-vm");
     if !lab.exists() {
         return skip("a machine with several NUMA nodes", "there is no mpi-tests/lab/rdma-vm");
