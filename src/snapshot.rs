@@ -3,6 +3,8 @@
 //! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
 //! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of the JSON that a [`Snapshot`] serializes to.
@@ -17,7 +19,7 @@ pub struct Snapshot {
     pub rank: RankInfo,
     /// The configuration in force, and where each value came from.
     pub config: Vec<ConfigEntry>,
-    /// The pools: eager, then lazy.
+    /// The pools: the eager one, then the lazy one; with one pool per NUMA node all eager ones, then all lazy ones.
     pub pools: Vec<PoolInfo>,
     /// Every block of memory, in the order they were mapped.
     pub blocks: Vec<BlockInfo>,
@@ -72,10 +74,13 @@ pub struct ConfigEntry {
 /// One pool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoolInfo {
-    /// `eager` or `lazy`.
+    /// `eager` or `lazy`; with one pool per NUMA node `eager.0` and so on.
     pub name: String,
     /// The memory manager behind it.
     pub manager: String,
+    /// The NUMA node that its blocks are asked to be on, when it is one.
+    #[serde(default)]
+    pub node: Option<u32>,
     /// Objects alive.
     pub live_objects: u64,
     /// Objects allocated since the start.
@@ -92,6 +97,13 @@ pub struct PoolInfo {
     pub cached_bytes: u64,
     /// The most bytes that ever were managed.
     pub high_water_bytes: u64,
+    /// The most objects that ever were alive. With `tcmalloc` threads tell what they did when their caches are filled or
+    /// emptied, so each may have had a cache's fill more or less at the moment.
+    #[serde(default)]
+    pub most_live_objects: u64,
+    /// The most bytes that live objects ever had asked for, headers included; as exact as `most_live_objects`.
+    #[serde(default)]
+    pub most_allocated_bytes: u64,
     /// Bytes of the manager's own books, outside the managed memory.
     pub bookkeeping_bytes: u64,
     /// Size classes with something in them; empty for `malloc`.
@@ -128,8 +140,11 @@ pub struct BlockInfo {
     pub page_bytes: u64,
     /// `ordinary`, `huge (reserved)` or `huge (transparent)`.
     pub page_kind: String,
-    /// The NUMA node asked for.
+    /// The NUMA node asked for, when it was one.
     pub node_asked: Option<u32>,
+    /// The NUMA nodes that its pages were to go round, when they were to be interleaved; else none.
+    #[serde(default)]
+    pub interleaved: Vec<u32>,
     /// Sampled pages found on each node: `(node, pages)`.
     pub nodes_found: Vec<(u32, u64)>,
     /// Whether it is registered.
@@ -149,6 +164,41 @@ pub struct RegistrationInfo {
     pub regions: u64,
     /// Bytes registered now.
     pub bytes: u64,
+    /// Bytes of the objects in `avoided`, headers included.
+    #[serde(default)]
+    pub avoided_bytes: u64,
+    /// Seconds spent in the registrar: registering and deregistering.
+    #[serde(default)]
+    pub spent_s: f64,
+    /// What one costs here, as measured at the start; none when the registrar refused that.
+    #[serde(default)]
+    pub cost: Option<RegistrationCost>,
+    /// Seconds that registering each of the avoided objects by itself would have taken, by that cost; none without it.
+    #[serde(default)]
+    pub saved_s: Option<f64>,
+}
+
+/// What registering a piece of memory and ending that again costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RegistrationCost {
+    /// Seconds for each, whatever its size.
+    pub fixed_s: f64,
+    /// Seconds for each byte besides.
+    pub per_byte_s: f64,
+}
+
+impl RegistrationCost {
+    /// Seconds for so many registrations of so many bytes in all.
+    pub fn of(&self, registrations: u64, bytes: u64) -> f64 {
+        registrations as f64 * self.fixed_s + bytes as f64 * self.per_byte_s
+    }
+}
+
+impl fmt::Display for RegistrationInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} registrations in {:.6} s, {} avoided", self.done, self.spent_s, self.avoided)?;
+        self.saved_s.map_or(Ok(()), |saved| write!(f, ", which saved {saved:.6} s"))
+    }
 }
 
 /// What passed one route.

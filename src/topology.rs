@@ -4,6 +4,7 @@
 //! with their nodesets, and the binding. Memory per node is read from `/sys/devices/system/node`.
 
 mod cpu_list;
+mod current;
 mod host;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use hwloc2::{Bitmap, CpuBindFlags};
 
 use crate::error::{Error, Result, os_error};
 pub use cpu_list::CpuList;
+pub(crate) use current::current_cpu;
 pub use host::Host;
 
 /// The NUMA nodes of this host and this process's place among them, as it was when discovered.
@@ -141,10 +143,43 @@ impl Topology {
         self.local_node
     }
 
+    /// The nodes that have memory, by rising id; all, when the system says of none how much it has.
+    pub fn memory_nodes(&self) -> Vec<u32> {
+        let told = self.nodes.iter().any(|node| node.memory_bytes > 0);
+        self.nodes.iter().filter(|node| node.memory_bytes > 0 || !told).map(|node| node.id).collect()
+    }
+
+    /// The node with memory that is nearest to `node`: itself when it has some, else the one at the least distance as the
+    /// kernel tells it (of several the first). `None` when there is no such node.
+    pub fn memory_near(&self, node: u32) -> Option<u32> {
+        self.nodes.iter().find(|known| known.id == node)?;
+        nearest(node, &self.memory_nodes(), &distances)
+    }
+
     /// The cpus of `node`, whether or not this process may run on them; `None` when there is no such node.
     pub fn cpus_of(&self, node: u32) -> Option<&CpuList> {
         self.nodes.iter().find(|n| n.id == node).map(|n| &n.cpus)
     }
+}
+
+/// The one of `candidates` that is nearest to `node`, by the distances from it.
+fn nearest(node: u32, candidates: &[u32], distances: &dyn Fn(u32) -> Vec<(u32, u32)>) -> Option<u32> {
+    if candidates.contains(&node) {
+        return Some(node);
+    }
+    let distances = distances(node);
+    let distance =
+        |id: &u32| distances.iter().find(|(known, _)| known == id).map_or(u32::MAX, |(_, distance)| *distance);
+    candidates.iter().copied().min_by_key(distance)
+}
+
+/// The distance of each node from `node`, as the kernel tells it.
+fn distances(node: u32) -> Vec<(u32, u32)> {
+    let read = |path: &str| fs::read_to_string(format!("/sys/devices/system/node/{path}")).ok();
+    let online: Option<CpuList> = read("online").and_then(|text| text.trim().parse().ok());
+    let distances = read(&format!("node{node}/distance")).unwrap_or_default();
+    let distances = distances.split_whitespace().filter_map(|word| word.parse().ok());
+    online.iter().flat_map(CpuList::iter).zip(distances).collect()
 }
 
 /// Memory of a NUMA node now, in bytes.

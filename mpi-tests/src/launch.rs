@@ -8,7 +8,7 @@ mod machine;
 mod outcome;
 mod sweep;
 
-pub use bed::{Bed, can_run};
+pub use bed::{Bed, can_run, skip};
 pub use machine::Machine;
 pub use outcome::Outcome;
 

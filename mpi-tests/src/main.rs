@@ -28,6 +28,7 @@ const CASES: &[(&str, Case)] = &[
     ("hello", cases::hello::run),
     ("idle", cases::idle::run),
     ("instances", cases::instances::run),
+    ("numa", cases::numa::run),
     ("pools", cases::pools::run),
     ("requests", cases::requests::run),
     ("routes", cases::routes::run),

@@ -72,6 +72,10 @@ choices! {
     NumaPolicy {
         /// On the NUMA node near the rank's cores.
         Local = "local",
+        /// Page by page on all nodes with memory that the rank may use.
+        Interleave = "interleave",
+        /// Each pool once per node with memory, and an allocation takes that near its thread, or the one it names.
+        PerNode = "per-node",
         /// Wherever the system puts them.
         None = "none",
     }

@@ -212,7 +212,7 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "lunasa.numa.policy",
             r#""local""#,
             Choice(NumaPolicy::NAMES),
-            "Where blocks are placed: on the NUMA node near the rank's cores, or wherever the system puts them.",
+            "Where blocks are placed: on the node near the rank's cores, over all nodes, per node near each thread, anywhere.",
         ),
         key(
             "lunasa.memory.huge_pages",

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::node_id::NodeId;
 use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section, UserMemory, UserRegion};
+use crate::pool::Registration;
 use crate::registrar::Registrar;
 use crate::snapshot::{ObjectInfo, PeerInfo, Snapshot};
 use crate::status::{Endpoint, Hooks, Source, TokenFile};
@@ -162,7 +163,7 @@ impl Lunasa {
     /// # Errors
     /// [`Error::Registration`] when it is refused, [`Error::Closed`] after finish; the memory has then gone back.
     pub fn user_region(&self, memory: impl Into<UserMemory>) -> Result<UserRegion> {
-        self.watch().pools[0].check_open("registrations")?;
+        self.watch().pools.here(Registration::Eager).check_open("registrations")?;
         UserRegion::new(memory.into(), self.watch().regions.clone())
     }
 
@@ -311,27 +312,28 @@ impl Lunasa {
         self.watch().peers()
     }
 
-    /// At most `limit` live objects of a pool (`eager` or `lazy`).
+    /// At most `limit` live objects of a pool, by its name; of all eager or lazy ones with `eager` or `lazy`.
     pub fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
         self.watch().objects(pool, limit)
     }
 
     /// Makes sure that objects of `bytes` in all can be allocated eagerly without mapping or registering anything more,
-    /// for programs that know what they will need.
+    /// for programs that know what they will need. With `lunasa.numa.policy = "per-node"` that is the pool of the node near
+    /// the calling thread.
     ///
     /// # Errors
     /// [`Error::Memory`] or [`Error::Registration`] with the limit that was hit.
     pub fn reserve(&self, bytes: usize) -> Result<()> {
-        self.watch().pools[0].reserve(bytes)
+        self.watch().pools.here(Registration::Eager).reserve(bytes)
     }
 
-    /// Walks every structure of both pools and proves that each byte is in exactly one place, and that no live object was
+    /// Walks every structure of all pools and proves that each byte is in exactly one place, and that no live object was
     /// damaged. To be called while no other thread of this process allocates or drops objects.
     ///
     /// # Errors
     /// [`Error::Memory`] with the first thing that is not as it must be.
     pub fn check(&self) -> Result<()> {
-        self.watch().pools.iter().try_for_each(|pool| object::check(pool))
+        self.watch().pools.all().iter().try_for_each(|pool| object::check(pool))
     }
 
     /// Ends Lunasa on every rank. Collective: waits for all ranks, serving them meanwhile.
@@ -346,9 +348,13 @@ impl Lunasa {
         memory::not_in_forked_child()?;
         let parts = &mut *self.parts;
         let drained = parts.watch.transfers.mpi().map_or(Ok(()), |mpi| mpi.finish());
-        let report = object::leaks(parts.watch.pools.iter().map(|pool| &**pool));
+        let registrations = parts.watch.registrations();
+        let report = LeakReport { registrations, ..object::leaks(parts.watch.pools.all()) };
+        let rank = parts.watch.regions.rank();
         if report.objects() > 0 {
-            tracing::warn!("rank {} finishes with {report}", parts.watch.regions.rank());
+            tracing::warn!("rank {rank} finishes with {report}");
+        } else {
+            tracing::info!("rank {rank} finishes with {report}");
         }
         parts.finished = true;
         drained.and(parts.close())?;
@@ -366,9 +372,9 @@ impl Parts {
         if let Some(mpi) = self.watch.transfers.mpi() {
             mpi.stop_thread();
         }
-        self.watch.pools.iter().for_each(|pool| pool.close());
+        self.watch.pools.all().iter().for_each(|pool| pool.close());
         let ended = self.watch.regions.deregister_all();
-        for pool in self.watch.pools.iter().filter(|pool| pool.live() > 0) {
+        for pool in self.watch.pools.all().iter().filter(|pool| pool.live() > 0) {
             // Live objects point to their pool: it is left to them until the process ends.
             std::mem::forget(pool.clone());
         }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use mpi::traits::Communicator;
@@ -17,11 +16,12 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
-use crate::memory;
+use crate::memory::{self, Place};
 use crate::node_id::NodeId;
 use crate::object;
-use crate::pool::{Pool, Registration};
-use crate::registrar::{HostRegistrar, Regions, Registrar, VerbsRegistrar};
+use crate::pool::{Pool, Pools, Registration};
+use crate::registrar::{self, HostRegistrar, Regions, Registrar, VerbsRegistrar};
+use crate::snapshot::RegistrationCost;
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
 use crate::transfer::{MpiRoute, Transfers};
@@ -44,7 +44,8 @@ impl Run {
 struct Prepared {
     topology: Topology,
     regions: Arc<Regions>,
-    pools: [Arc<Pool>; 2],
+    cost: Option<RegistrationCost>,
+    pools: Pools,
     endpoint: Option<Endpoint>,
     hooks: Hooks,
     entry: Entry,
@@ -54,39 +55,26 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
     object::choose_secret();
     let topology = Topology::discover()?;
     let registrar = registrar.map_or_else(|| choose_registrar(settings, &topology), Ok)?;
+    let cost = registrar::cost::measure(&*registrar)
+        .inspect_err(|error| tracing::debug!("what a registration costs was not measured: {error}"))
+        .ok();
     let regions = Arc::new(Regions::new(registrar, run.id, rank)?);
-    let source = Arc::new(BlockSource {
+    let source = BlockSource {
         run: run.id,
         rank,
-        node: match settings.numa_policy {
-            NumaPolicy::Local => topology.local_node(),
-            NumaPolicy::None => None,
+        place: match settings.numa_policy {
+            NumaPolicy::Local => topology.local_node().map_or(Place::Anywhere, Place::Node),
+            NumaPolicy::Interleave => Place::Interleaved,
+            // Each of its pools has its node.
+            NumaPolicy::PerNode | NumaPolicy::None => Place::Anywhere,
         },
         topology: topology.clone(),
         huge_pages: settings.memory_huge_pages,
         touch_threads: settings.memory_touch_threads,
         regions: regions.clone(),
-        next: AtomicU32::new(0),
-    });
-    let pool = |time, kind| -> Result<Arc<Pool>> {
-        let manager = match kind {
-            ManagerKind::Malloc => Manager::Malloc(Box::default()),
-            ManagerKind::Tcmalloc => {
-                let settings = tcmalloc::Settings {
-                    register: time == Registration::Eager,
-                    block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
-                    reserve_ahead: settings.tcmalloc_reserve_ahead,
-                    release_after: settings.tcmalloc_release_after,
-                };
-                Manager::Tcmalloc(Tcmalloc::new(source.clone(), settings)?)
-            }
-        };
-        Ok(Arc::new(Pool::new(time, manager, regions.clone())))
+        next: Arc::default(),
     };
-    let pools = [
-        pool(Registration::Eager, settings.eager_memory_manager)?,
-        pool(Registration::Lazy, settings.lazy_memory_manager)?,
-    ];
+    let pools = make_pools(&source, settings)?;
     let hooks = Hooks::new();
     let endpoint = if settings.status_enabled {
         let access = match settings.status_access {
@@ -99,8 +87,47 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         None
     };
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
-    let entry = Entry::new(node, regions.fd(), pools[0].first_region());
-    Ok(Prepared { topology, regions, pools, endpoint, hooks, entry })
+    let entry = Entry::new(node, regions.fd(), pools.here(Registration::Eager).first_region());
+    Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry })
+}
+
+/// An eager and a lazy pool with blocks of this source, or one of each for every NUMA node with memory.
+fn make_pools(source: &BlockSource, settings: &Settings) -> Result<Pools> {
+    let kind = |time| match time {
+        Registration::Eager => settings.eager_memory_manager,
+        Registration::Lazy => settings.lazy_memory_manager,
+    };
+    let manager = |time, place| -> Result<Manager> {
+        if kind(time) == ManagerKind::Malloc {
+            return Ok(Manager::Malloc(Box::default()));
+        }
+        let settings = tcmalloc::Settings {
+            register: time == Registration::Eager,
+            block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
+            reserve_ahead: settings.tcmalloc_reserve_ahead,
+            release_after: settings.tcmalloc_release_after,
+        };
+        Ok(Manager::Tcmalloc(Tcmalloc::new(Arc::new(BlockSource { place, ..source.clone() }), settings)?))
+    };
+    let times = [Registration::Eager, Registration::Lazy];
+    if settings.numa_policy != NumaPolicy::PerNode {
+        let pool =
+            |time| -> Result<_> { Ok(Arc::new(Pool::new(time, manager(time, source.place)?, source.regions.clone()))) };
+        return Ok(Pools::new([pool(times[0])?, pool(times[1])?]));
+    }
+    let nodes = source.topology.memory_nodes();
+    let mut pairs: Vec<[Arc<Pool>; 2]> = Vec::new();
+    for &node in &nodes {
+        let pool = |time| -> Result<_> {
+            match pairs.first() {
+                // The C library places memory as it likes: one pool does.
+                Some(first) if kind(time) == ManagerKind::Malloc => Ok(first[time as usize].clone()),
+                _ => Ok(Arc::new(Pool::of_node(time, manager(time, Place::Node(node))?, source.regions.clone()))),
+            }
+        };
+        pairs.push([pool(times[0])?, pool(times[1])?]);
+    }
+    Pools::per_node(&nodes, pairs, &source.topology)
 }
 
 /// The configured registrar; `auto` says why it goes on without a device.
@@ -177,7 +204,7 @@ fn assemble(
     token_file: Option<TokenFile>,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
-    let Prepared { topology, regions, pools, endpoint, hooks, .. } = prepared;
+    let Prepared { topology, regions, cost, pools, endpoint, hooks, .. } = prepared;
     let directory = Arc::new(directory);
     let settings = &resolved.settings;
     let described = mpi.as_ref().map_or("none".to_owned(), |mpi| {
@@ -191,6 +218,7 @@ fn assemble(
         transfers: Arc::new(transfers),
         pools,
         regions,
+        cost,
         directory,
         resolved,
         topology,

@@ -42,6 +42,129 @@ fn a_forked_child_finds_it_closed_and_leaves_the_parent_alone() {
     assert!(lunasa.fetch(&handle).unwrap().deep_eq(&object).unwrap());
 }
 
+/// Set for a copy of this test program that is told a machine of four nodes, one cpu each.
+const TOLD: &str = "LUNASA_TEST_TOLD_NODES";
+
+#[test]
+fn with_a_pool_per_node_an_allocation_takes_its_threads_or_the_one_it_names() {
+    if std::env::var_os(TOLD).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "instance::tests::with_a_pool_per_node_an_allocation_takes_its_threads_or_the_one_it_names",
+            ])
+            .args(["--nocapture"])
+            .envs([(TOLD, "1"), ("HWLOC_SYNTHETIC", "node:4 core:1 pu:1")])
+            .output()
+            .unwrap();
+        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        return;
+    }
+    let config = || {
+        let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+        let config = config.set("lunasa.numa.policy", "per-node").unwrap();
+        let config = config.set("lunasa.tcmalloc.reserve_ahead", 0).unwrap();
+        config.set("lunasa.tcmalloc.min_system_alloc", "2 MiB").unwrap()
+    };
+    let lunasa = Lunasa::local(config().set("lunasa.lazy_memory_manager", "tcmalloc").unwrap()).unwrap();
+    let names = |lunasa: &Lunasa| lunasa.snapshot().pools.into_iter().map(|pool| pool.name).collect::<Vec<_>>();
+    let nodes = |time: &str| (0..4).map(|node| format!("{time}.{node}")).collect::<Vec<_>>();
+    assert_eq!(names(&lunasa), [nodes("eager"), nodes("lazy")].concat());
+    let live = |name: &str| {
+        let pools = lunasa.snapshot().pools;
+        pools.iter().find(|pool| pool.name == name).map(|pool| (pool.live_objects, pool.node)).unwrap()
+    };
+    for node in 0..4u32 {
+        let objects =
+            [lunasa.object().node(node).data(10).unwrap(), lunasa.object().node(node).lazy().data(9).unwrap()];
+        assert_eq!((live(&format!("eager.{node}")), live(&format!("lazy.{node}"))), ((1, Some(node)), (1, Some(node))));
+        assert_eq!((lunasa.objects("eager", 9).len(), lunasa.objects(&format!("lazy.{node}"), 9).len()), (1, 1));
+        let copy = objects[0].deep_copy().unwrap();
+        assert_eq!(live(&format!("eager.{node}")), (2, Some(node)), "a copy is where its object is");
+        drop((objects, copy));
+    }
+    let mut cpus = [0u64; 16];
+    // SAFETY: the mask has as many bytes as said, and is written by the call.
+    assert_eq!(unsafe { libc::sched_getaffinity(0, size_of_val(&cpus), cpus.as_mut_ptr().cast()) }, 0);
+    for cpu in (0..4usize).filter(|cpu| cpus[0] & (1 << cpu) != 0) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mask = [1u64 << cpu];
+                // SAFETY: the mask has as many bytes as said, and is only read.
+                assert_eq!(unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) }, 0);
+                let before = live(&format!("eager.{cpu}")).0;
+                let object = lunasa.object().data(10).unwrap();
+                assert_eq!(live(&format!("eager.{cpu}")).0, before + 1, "cpu {cpu}");
+                let managed = || lunasa.snapshot().pools.into_iter().map(|pool| pool.managed_bytes).collect::<Vec<_>>();
+                let mut expected = managed();
+                lunasa.reserve(3 << 20).unwrap();
+                expected[cpu] += 2 << 20;
+                assert_eq!(managed(), expected, "cpu {cpu}");
+                drop(object);
+            });
+        });
+    }
+    let error = lunasa.object().node(4).data(1).unwrap_err().to_string();
+    assert!(error.ends_with("the nodes with memory that this rank may use are: 0, 1, 2, 3"), "{error}");
+    lunasa.check().unwrap();
+    let kept = lunasa.object().node(3).data(10).unwrap();
+    let report = lunasa.finish().unwrap();
+    assert_eq!((report.objects(), report.groups[0].pool.as_str()), (1, "eager.3"));
+    assert!(closed(kept.handle()));
+
+    // The C library's memory is on no node in particular: one pool does.
+    let lunasa = Lunasa::local(config()).unwrap();
+    assert_eq!(names(&lunasa), [nodes("eager"), vec!["lazy".to_owned()]].concat());
+    let error = lunasa.object().node(1).lazy().data(1).unwrap_err().to_string();
+    assert!(error.contains("malloc, does not place memory; set lunasa.lazy_memory_manager"), "{error}");
+    lunasa.finish().unwrap();
+}
+
+#[test]
+fn a_named_node_is_the_ranks_own_or_an_error_where_there_is_one_pool() {
+    let config = |policy| {
+        let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+        let config = config.set("lunasa.numa.policy", policy).unwrap();
+        config.set("lunasa.tcmalloc.min_system_alloc", "2 MiB").unwrap()
+    };
+    let lunasa = Lunasa::local(config("local")).unwrap();
+    let own = lunasa.snapshot().rank.numa_node.unwrap();
+    assert_eq!(lunasa.snapshot().pools[0].node, Some(own));
+    drop(lunasa.object().node(own).zeroed().data(100).unwrap());
+    let error = lunasa.object().node(own + 1).data(100).unwrap_err().to_string();
+    assert!(error.contains(&format!("the eager pool is on node {own} only; set lunasa.numa.policy")), "{error}");
+    lunasa.finish().unwrap();
+    for policy in ["none", "interleave"] {
+        let lunasa = Lunasa::local(config(policy)).unwrap();
+        let error = lunasa.object().node(own).user(vec![1u8]).unwrap_err().to_string();
+        assert!(error.contains("the eager pool is on no particular node; set lunasa.numa.policy"), "{error}");
+        let block = &lunasa.snapshot().blocks[0];
+        assert_eq!((block.node_asked, block.interleaved.is_empty()), (None, policy == "none"));
+        lunasa.finish().unwrap();
+    }
+}
+
+#[test]
+fn the_time_that_reuse_saved_is_what_registering_each_would_have_cost() {
+    let pin = |_, len: usize| {
+        let (start, time) = (std::time::Instant::now(), std::time::Duration::from_micros(20 + (len >> 20) as u64 * 50));
+        while start.elapsed() < time {}
+        Ok(crate::RegionKeys::default())
+    };
+    // SAFETY: neither touches the memory.
+    let registrar = unsafe { crate::CallbackRegistrar::new("slow", pin, |_, _, _| Ok(())) };
+    let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+    let lunasa = Lunasa::local_with(config, Arc::new(registrar)).unwrap();
+    let before = lunasa.snapshot().registrations;
+    assert!(before.done == 1 && before.spent_s >= 64.0 * 50e-6, "{before:?}");
+    (0..1000).for_each(|_| drop(lunasa.object().data(1 << 20).unwrap()));
+    let registrations = lunasa.finish().unwrap().registrations;
+    assert_eq!(registrations.avoided, 1000);
+    assert!(registrations.avoided_bytes >= 1000 << 20);
+    // 70 µs for each; the machine may be busy.
+    assert!((0.06..0.4).contains(&registrations.saved_s.unwrap()), "{registrations}");
+}
+
 #[test]
 fn finish_reports_what_is_alive_and_leaves_its_memory() {
     let lunasa = local();

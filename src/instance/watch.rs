@@ -6,9 +6,9 @@ use std::time::Instant;
 use crate::bootstrap::Directory;
 use crate::config::Resolved;
 use crate::object;
-use crate::pool::Pool;
+use crate::pool::Pools;
 use crate::registrar::Regions;
-use crate::snapshot::{self, ObjectInfo, PeerInfo, RankInfo, Snapshot};
+use crate::snapshot::{self, ObjectInfo, PeerInfo, RankInfo, RegistrationCost, RegistrationInfo, Snapshot};
 use crate::status::Source;
 use crate::topology::Topology;
 use crate::transfer::Transfers;
@@ -17,9 +17,10 @@ use crate::transfer::Transfers;
 #[derive(Debug)]
 pub(super) struct Watch {
     pub transfers: Arc<Transfers>,
-    /// Eager, then lazy.
-    pub pools: [Arc<Pool>; 2],
+    pub pools: Pools,
     pub regions: Arc<Regions>,
+    /// What a registration costs, when that could be measured.
+    pub cost: Option<RegistrationCost>,
     pub directory: Arc<Directory>,
     pub resolved: Resolved,
     pub topology: Topology,
@@ -27,14 +28,22 @@ pub(super) struct Watch {
     pub mpi: String,
 }
 
+impl Watch {
+    /// What was registered, what was avoided, and what that cost.
+    pub fn registrations(&self) -> RegistrationInfo {
+        let avoided = self.pools.all().iter().map(|pool| pool.avoided());
+        let (avoided, avoided_bytes) = avoided.fold((0, 0), |(objects, bytes), (o, b)| (objects + o, bytes + b));
+        let saved_s = self.cost.map(|cost| cost.of(avoided, avoided_bytes));
+        RegistrationInfo { avoided, avoided_bytes, cost: self.cost, saved_s, ..self.regions.info() }
+    }
+}
+
 impl Source for Watch {
     fn snapshot(&self) -> Snapshot {
         let rank = self.regions.rank();
         let (mut pools, mut blocks) = (Vec::new(), Vec::new());
-        let mut registrations = self.regions.info();
-        for pool in &self.pools {
+        for pool in self.pools.all() {
             let (info, its_blocks) = pool.info();
-            registrations.avoided += pool.avoided();
             pools.push(info);
             blocks.extend(its_blocks);
         }
@@ -58,7 +67,7 @@ impl Source for Watch {
             config: self.resolved.entries.clone(),
             pools,
             blocks,
-            registrations,
+            registrations: self.registrations(),
             traffic: self.transfers.traffic(),
         }
     }
@@ -74,10 +83,14 @@ impl Source for Watch {
     }
 
     fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
-        self.pools.iter().find(|known| known.name() == pool).map_or_else(Vec::new, |pool| object::list(pool, limit))
+        let meant = self.pools.all().iter().filter(|known| known.name() == pool || known.time.to_string() == pool);
+        meant.fold(Vec::new(), |mut objects, pool| {
+            objects.extend(object::list(pool, limit - objects.len()));
+            objects
+        })
     }
 
     fn health(&self) -> Result<(), String> {
-        if self.pools.iter().any(|pool| pool.is_closed()) { Err("finishing".to_owned()) } else { Ok(()) }
+        if self.pools.all().iter().any(|pool| pool.is_closed()) { Err("finishing".to_owned()) } else { Ok(()) }
     }
 }

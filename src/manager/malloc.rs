@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{ALIGN, Counts, Holdings};
+use super::{ALIGN, Counts, Holdings, Marks};
 use crate::error::{Error, Result};
 
 const SHARDS: usize = 16;
@@ -18,6 +18,10 @@ pub(crate) struct Malloc {
     allocations: AtomicU64,
     drops: AtomicU64,
     bytes: AtomicU64,
+    total: AtomicU64,
+    marks: Marks,
+    /// Bytes handed out, with rounding, and the most that ever were.
+    managed: [AtomicU64; 2],
 }
 
 impl Malloc {
@@ -36,6 +40,10 @@ impl Malloc {
         // SAFETY: at least 64 bytes, ours alone, aligned. A zero word says that no object begins there yet.
         unsafe { piece.cast::<u64>().write(0) };
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.total.fetch_add(len as u64, Ordering::Relaxed);
+        self.marks.tell(1, len as i64);
+        let managed = self.managed[0].fetch_add(rounded as u64, Ordering::Relaxed) + rounded as u64;
+        self.managed[1].fetch_max(managed, Ordering::Relaxed);
         Ok((piece, self.allocations.fetch_add(1, Ordering::Relaxed) + 1))
     }
 
@@ -43,12 +51,14 @@ impl Malloc {
     /// As for [`super::Manager::release`].
     pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize) {
         let address = piece.as_ptr().addr();
-        if self.shard(address).remove(&address).is_none() {
+        let Some(rounded) = self.shard(address).remove(&address) else {
             tracing::error!(
                 "released {address:#x}, which malloc did not hand out or which was released before; left alone"
             );
             return;
-        }
+        };
+        self.managed[0].fetch_sub(rounded as u64, Ordering::Relaxed);
+        self.marks.tell(-1, -(len as i64));
         self.drops.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_sub(len as u64, Ordering::Relaxed);
         // SAFETY: it was in the list, so it came from aligned_alloc and was not freed since.
@@ -73,7 +83,12 @@ impl Malloc {
 
     pub(crate) fn counts(&self) -> Counts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { allocations: get(&self.allocations), drops: get(&self.drops), bytes: get(&self.bytes) }
+        Counts {
+            allocations: get(&self.allocations),
+            drops: get(&self.drops),
+            bytes: get(&self.bytes),
+            total: get(&self.total),
+        }
     }
 
     pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
@@ -86,11 +101,8 @@ impl Malloc {
     }
 
     pub(crate) fn holdings(&self) -> Holdings {
-        let used = (self.pieces.iter())
-            .map(|shard| {
-                shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|&len| len as u64).sum::<u64>()
-            })
-            .sum();
-        Holdings { managed: used, most_managed: used, used, ..Holdings::default() }
+        let [used, most_managed] = [0, 1].map(|index: usize| self.managed[index].load(Ordering::Relaxed));
+        let (most_objects, most_bytes) = self.marks.most(&self.counts());
+        Holdings { managed: used, most_managed, used, most_objects, most_bytes, ..Holdings::default() }
     }
 }

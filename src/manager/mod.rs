@@ -4,6 +4,7 @@
 //! - `malloc`: the C library's; the honest baseline.
 
 mod malloc;
+mod marks;
 pub(crate) mod tcmalloc;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use crate::error::Result;
 use crate::snapshot::{BlockInfo, ClassInfo};
 
 pub(crate) use malloc::Malloc;
+use marks::Marks;
 pub(crate) use tcmalloc::{BlockSource, Counts, Tcmalloc};
 
 /// Alignment of every piece, and the unit of its size.
@@ -26,6 +28,10 @@ pub(crate) struct Holdings {
     pub managed: u64,
     /// The most bytes that ever were mapped.
     pub most_managed: u64,
+    /// The most objects that ever were alive, as far as it was told.
+    pub most_objects: u64,
+    /// The most bytes that these asked for at once.
+    pub most_bytes: u64,
     /// Bytes handed out, with rounding.
     pub used: u64,
     /// Bytes kept in caches for reuse.
@@ -50,6 +56,14 @@ impl Manager {
         match self {
             Self::Tcmalloc(_) => "tcmalloc",
             Self::Malloc(_) => "malloc",
+        }
+    }
+
+    /// The NUMA node that its blocks are asked to be on, when it is one.
+    pub(crate) fn node(&self) -> Option<u32> {
+        match self {
+            Self::Tcmalloc(manager) => manager.node(),
+            Self::Malloc(_) => None,
         }
     }
 

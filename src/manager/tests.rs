@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::HugePages;
+use crate::memory::{HugePages, Place};
 use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::topology::Topology;
 
@@ -21,11 +21,11 @@ pub(super) fn source(registrar: Arc<dyn Registrar>) -> Arc<BlockSource> {
         run: regions.run(),
         rank: 0,
         topology: Topology::discover().unwrap(),
-        node: None,
+        place: Place::Anywhere,
         huge_pages: HugePages::Off,
         touch_threads: 1,
         regions,
-        next: AtomicU32::new(0),
+        next: Arc::new(AtomicU32::new(0)),
     })
 }
 
@@ -159,6 +159,17 @@ fn threads_pass_pieces_to_each_other_and_none_is_lost() {
         check(manager, &[]);
         assert_eq!(manager.holdings().used, 0, "{}", manager.name());
     }
+}
+
+#[test]
+fn malloc_knows_the_most_that_was_alive() {
+    let manager = Manager::Malloc(Box::default());
+    let held: Vec<Piece> = (0..10).map(|number| Piece::take(&manager, 100, number)).collect();
+    held.into_iter().for_each(|piece| piece.give(&manager));
+    Piece::take(&manager, 500, 1).give(&manager);
+    let holdings = manager.holdings();
+    assert_eq!((holdings.most_objects, holdings.most_bytes, holdings.most_managed), (10, 1000, 1280));
+    assert_eq!((holdings.managed, holdings.used, manager.counts().total), (0, 0, 1500));
 }
 
 #[test]

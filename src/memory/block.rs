@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::limits::{Limits, bytes};
 use super::mapping::Mapping;
 use super::pages::{self, PageKind, Pages};
-use super::{placement, touch};
+use super::placement::{self, Place};
+use super::touch;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
 use crate::topology::{CpuList, Topology};
@@ -27,8 +28,8 @@ pub struct BlockRequest<'a> {
     pub name: &'a str,
     /// Its least length in bytes.
     pub len: usize,
-    /// The NUMA node it shall be on.
-    pub node: Option<u32>,
+    /// Where its pages shall be.
+    pub place: Place,
     /// Whether it is made of huge pages.
     pub huge_pages: HugePages,
     /// How many threads touch it; 0 lets Lunasa choose.
@@ -44,8 +45,10 @@ pub struct BlockReport {
     pub page_bytes: u64,
     /// The kind of its pages.
     pub page_kind: PageKind,
-    /// The node that was asked for.
+    /// The node that was asked for, when it was one.
     pub node_asked: Option<u32>,
+    /// The nodes that its pages were to go round, when it was to be interleaved; else none.
+    pub interleaved: Vec<u32>,
     /// On which nodes a sample of up to 64 of its pages was found: `(node, pages)`, by rising node.
     pub nodes_found: Vec<(u32, u64)>,
     /// What did not go as asked, in words.
@@ -62,12 +65,12 @@ pub struct BlockReport {
 /// has the same memory; when it drops the block, only its own mapping and descriptor go.
 ///
 /// ```
-/// use lunasa::memory::{Block, BlockRequest, HugePages};
+/// use lunasa::memory::{Block, BlockRequest, HugePages, Place};
 /// let topology = lunasa::topology::Topology::discover()?;
 /// let block = Block::map(&BlockRequest {
 ///     name: "lunasa-doc",
 ///     len: 1 << 20,
-///     node: topology.local_node(),
+///     place: Place::Interleaved,
 ///     huge_pages: HugePages::Auto,
 ///     touch_threads: 0,
 ///     topology: &topology,
@@ -85,7 +88,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Maps a block, filled with zeros: binds it to the node asked for, touches all of it, and looks where it came to be.
+    /// Maps a block, filled with zeros: places it as asked, touches all of it, and looks where it came to be.
     ///
     /// A kind of huge page that fails is replaced by the next one, and a binding that is not possible is left out; the
     /// report's note says so.
@@ -101,7 +104,7 @@ impl Block {
         if request.name.len() > MAX_NAME || request.name.contains('\0') {
             return wrong(format!("a name has at most {MAX_NAME} bytes, none of them NUL"));
         }
-        let (kinds, note) = pages::choices(request.name, request.len, request.node, request.huge_pages)?;
+        let (kinds, note) = pages::choices(request.name, request.len, request.place.node(), request.huge_pages)?;
         let mut notes: Vec<String> = note.into_iter().collect();
         let mut kinds = kinds.into_iter().peekable();
         while let Some(pages) = kinds.next() {
@@ -139,7 +142,7 @@ impl Block {
 
         let start = Instant::now();
         let mut said_here = Vec::new();
-        said_here.extend(request.node.and_then(|node| placement::bind(&mapping, pages.kind, node, request.topology)));
+        said_here.extend(placement::place(&mapping, pages.kind, request.place, request.topology));
         let bind = start.elapsed();
 
         let start = Instant::now();
@@ -151,16 +154,20 @@ impl Block {
 
         let (pages, shortfall) = got(&mapping, pages);
         said_here.extend(shortfall);
-        let nodes_found = placement::find(&mapping, pages.size).unwrap_or_else(|error| {
+        let interleaved =
+            if request.place == Place::Interleaved { request.topology.memory_nodes() } else { Vec::new() };
+        let nodes_found = placement::find(&mapping, pages.size, interleaved.len()).unwrap_or_else(|error| {
             said_here.push(format!("placement not verified, move_pages: {error}"));
             Vec::new()
         });
-        said_here.extend(request.node.and_then(|asked| placement::mismatch(asked, &nodes_found)));
+        let asked = request.place.node().map_or_else(|| interleaved.clone(), |node| vec![node]);
+        said_here.extend(placement::mismatch(&asked, &nodes_found));
         notes.append(&mut said_here);
         let report = BlockReport {
             page_bytes: pages.size as u64,
             page_kind: pages.kind,
-            node_asked: request.node,
+            node_asked: request.place.node(),
+            interleaved,
             nodes_found,
             note: (!notes.is_empty()).then(|| notes.join("; ")),
             map,
@@ -221,7 +228,7 @@ pub(super) fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File>
 /// when it may run on none of that node's.
 fn near(request: &BlockRequest<'_>) -> CpuList {
     let own = request.topology.cpus();
-    let on_node = request.node.and_then(|node| request.topology.cpus_of(node));
+    let on_node = request.place.node().and_then(|node| request.topology.cpus_of(node));
     on_node.map_or_else(|| own.clone(), |cpus| cpus.intersection(own))
 }
 

@@ -25,6 +25,7 @@ pub use pages::PageKind;
 pub use peer::PeerMapping;
 pub(crate) use pin::Pins;
 pub use pin::{lock, unlock};
+pub use placement::Place;
 pub(crate) use shared::Shared;
 
 #[cfg(test)]

@@ -18,7 +18,14 @@ fn topology() -> &'static Topology {
 }
 
 fn request(name: &str, len: usize) -> BlockRequest<'_> {
-    BlockRequest { name, len, node: None, huge_pages: HugePages::Off, touch_threads: 0, topology: topology() }
+    BlockRequest {
+        name,
+        len,
+        place: Place::Anywhere,
+        huge_pages: HugePages::Off,
+        touch_threads: 0,
+        topology: topology(),
+    }
 }
 
 fn read(base: NonNull<u8>, at: usize) -> u8 {
@@ -151,9 +158,13 @@ fn kernels_that_cannot_populate_are_served_too() {
         let len = 7 * pages.size;
         let file = block::create("lunasa-old", pages.kind, len).unwrap();
         let mapping = Mapping::shared(file.as_fd(), len, pages.size, true).unwrap();
-        assert_eq!(placement::find(&mapping, pages.size).unwrap(), [], "nothing is there before");
+        assert_eq!(placement::find(&mapping, pages.size, 1).unwrap(), [], "nothing is there before");
         touch::touch(&mapping, file.as_fd(), pages, touch::Method::Write, 3, topology().cpus()).unwrap();
-        assert_eq!(placement::find(&mapping, pages.size).unwrap().iter().map(|(_, n)| n).sum::<u64>(), 7, "{pages:?}");
+        assert_eq!(
+            placement::find(&mapping, pages.size, 1).unwrap().iter().map(|(_, n)| n).sum::<u64>(),
+            7,
+            "{pages:?}"
+        );
     }
 }
 
@@ -214,8 +225,11 @@ fn what_is_not_the_peers_block_is_refused_by_what_it_is() {
 #[test]
 fn a_block_is_found_where_it_was_asked_for() {
     for node in topology().nodes() {
-        let request =
-            BlockRequest { node: Some(node.id), huge_pages: HugePages::Auto, ..request("lunasa-node", 8 << 20) };
+        let request = BlockRequest {
+            place: Place::Node(node.id),
+            huge_pages: HugePages::Auto,
+            ..request("lunasa-node", 8 << 20)
+        };
         let block = Block::map(&request).unwrap();
         let report = block.report();
         let sampled = (block.len() as u64 / report.page_bytes).min(64);
@@ -224,18 +238,32 @@ fn a_block_is_found_where_it_was_asked_for() {
 }
 
 #[test]
+fn interleaved_pages_are_on_all_nodes_alike() {
+    for huge_pages in [HugePages::Off, HugePages::Auto] {
+        let request = BlockRequest { place: Place::Interleaved, huge_pages, ..request("lunasa-round", 16 << 20) };
+        let block = Block::map(&request).unwrap();
+        let (report, nodes) = (block.report(), topology().memory_nodes());
+        assert_eq!((report.node_asked, &report.interleaved), (None, &nodes));
+        assert_eq!(report.nodes_found.iter().map(|(node, _)| *node).collect::<Vec<_>>(), nodes, "{report:?}");
+        let pages = || report.nodes_found.iter().map(|(_, pages)| *pages);
+        assert!(pages().max() <= pages().min().map(|least| least + 1), "{report:?}");
+        assert!(!report.note.as_ref().is_some_and(|note| note.contains("asked for was")), "{report:?}");
+    }
+}
+
+#[test]
 fn an_absent_node_is_a_note() {
-    let block = Block::map(&BlockRequest { node: Some(777), ..request("lunasa-absent", 1 << 16) }).unwrap();
+    let block = Block::map(&BlockRequest { place: Place::Node(777), ..request("lunasa-absent", 1 << 16) }).unwrap();
     let note = block.report().note.as_deref().unwrap();
     assert!(note.contains("node 777 was asked for, but there are only: "), "{note}");
-    assert!(note.contains("not on node 777"), "{note}");
+    assert!(note.contains("asked for was node 777"), "{note}");
 }
 
 #[test]
 fn required_huge_pages_are_got_or_the_error_says_how_to_reserve_them() {
-    let node = topology().local_node();
+    let place = topology().local_node().map_or(Place::Anywhere, Place::Node);
     // More than any test machine has reserved.
-    let request = BlockRequest { huge_pages: HugePages::Require, node, ..request("lunasa-required", 1 << 45) };
+    let request = BlockRequest { huge_pages: HugePages::Require, place, ..request("lunasa-required", 1 << 45) };
     let error = Block::map(&request).unwrap_err().to_string();
     for part in ["\"lunasa-required\"", "are needed, and of", "are free", "nr_hugepages", "`auto` or `off`"] {
         assert!(error.contains(part), "{part}: {error}");

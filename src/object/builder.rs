@@ -11,7 +11,7 @@ use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{self, class_byte};
-use crate::pool::{Pool, Registration};
+use crate::pool::{Pool, Pools, Registration};
 
 /// Largest sizes that the quick way considers.
 const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
@@ -29,7 +29,8 @@ const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
 #[derive(Debug, Clone)]
 #[must_use = "nothing is allocated before `data`, `data_of` or `user`"]
 pub struct ObjectBuilder<'a> {
-    pools: &'a [Arc<Pool>; 2],
+    pools: &'a Pools,
+    node: Option<u32>,
     time: Registration,
     type_id: TypeId,
     meta: usize,
@@ -39,8 +40,8 @@ pub struct ObjectBuilder<'a> {
 
 impl<'a> ObjectBuilder<'a> {
     #[inline]
-    pub(crate) fn new(pools: &'a [Arc<Pool>; 2]) -> Self {
-        Self { pools, time: Registration::Eager, type_id: TypeId(0), meta: 0, capacity: 0, zeroed: false }
+    pub(crate) fn new(pools: &'a Pools) -> Self {
+        Self { pools, node: None, time: Registration::Eager, type_id: TypeId(0), meta: 0, capacity: 0, zeroed: false }
     }
 
     /// Its type: a number or a name.
@@ -68,6 +69,17 @@ impl<'a> ObjectBuilder<'a> {
         Self { time: Registration::Lazy, ..self }
     }
 
+    /// On this NUMA node. Without it, on the one that `lunasa.numa.policy` gives; with `"per-node"` that is the node near
+    /// the cpu the calling thread runs on (a thread that moved to another node is noticed within 64 allocations). A node
+    /// that has too little memory left is an object elsewhere; the block's report says so.
+    ///
+    /// Allocating is an error, which says what to do, when there is no pool of that node: with the policy `"local"` there
+    /// is only one of the rank's own, and a manager `malloc` has none.
+    #[inline]
+    pub fn node(self, node: u32) -> Self {
+        Self { node: Some(node), ..self }
+    }
+
     /// Metadata and data begin as zeros; otherwise they hold whatever was there before.
     #[inline]
     pub fn zeroed(self) -> Self {
@@ -82,22 +94,23 @@ impl<'a> ObjectBuilder<'a> {
     #[inline]
     pub fn data(self, bytes: usize) -> Result<Ldo> {
         // Sums of such sizes cannot overflow; all else, and every error, goes the long way.
-        if self.meta <= u32::MAX as usize && bytes <= MOST_QUICK && self.capacity <= MOST_QUICK && !self.zeroed {
+        let quick = self.meta <= u32::MAX as usize && bytes <= MOST_QUICK && self.capacity <= MOST_QUICK;
+        if quick && !self.zeroed && self.node.is_none() {
             let capacity = (self.meta + bytes).max(self.capacity);
             let shape = Shape { type_id: self.type_id.0, meta_len: self.meta as u32, data_len: bytes as u64 };
-            if let Some(object) = Ldo::make_quickly(self.pool(), shape, capacity) {
+            if let Some(object) = Ldo::make_quickly(self.pools.here(self.time), shape, capacity) {
                 return Ok(object);
             }
         }
         // A new value for the slow way, so that the fast one need not keep this one in memory.
-        let Self { pools, time, type_id, meta, capacity, zeroed } = self;
-        Self { pools, time, type_id, meta, capacity, zeroed }.data_slowly(bytes)
+        let Self { pools, node, time, type_id, meta, capacity, zeroed } = self;
+        Self { pools, node, time, type_id, meta, capacity, zeroed }.data_slowly(bytes)
     }
 
     #[cold]
     #[inline(never)]
     fn data_slowly(self, bytes: usize) -> Result<Ldo> {
-        let (pool, meta_len) = (self.pool(), self.meta_len()?);
+        let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let too_large = || {
             let (meta, capacity) = (self.meta, self.capacity);
             Error::Object(format!(
@@ -157,7 +170,7 @@ impl<'a> ObjectBuilder<'a> {
     }
 
     fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
-        let (pool, meta_len) = (self.pool(), self.meta_len()?);
+        let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let piece_len = HEAD + in_piece;
         let (piece, serial, region) = pool.allocate(piece_len)?;
         let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
@@ -178,8 +191,11 @@ impl<'a> ObjectBuilder<'a> {
     }
 
     #[inline]
-    fn pool(&self) -> &'a Arc<Pool> {
-        &self.pools[self.time as usize]
+    fn pool(&self) -> Result<&'a Arc<Pool>> {
+        match self.node {
+            None => Ok(self.pools.here(self.time)),
+            Some(node) => self.pools.on(node, self.time),
+        }
     }
 
     fn meta_len(&self) -> Result<u32> {

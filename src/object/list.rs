@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::head::{Head, Shape};
 use super::types::TypeId;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::registrar::RegionId;
-use crate::snapshot::ObjectInfo;
+use crate::snapshot::{ObjectInfo, RegistrationInfo};
 
 /// What a live piece shows.
 enum Found<'a> {
@@ -87,8 +88,8 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
 /// Objects of one type and size that are still alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeakGroup {
-    /// Their pool: `eager` or `lazy`.
-    pub pool: &'static str,
+    /// Their pool, by its name.
+    pub pool: String,
     /// Their type.
     pub type_id: TypeId,
     /// Bytes of metadata of each.
@@ -99,13 +100,15 @@ pub struct LeakGroup {
     pub objects: u64,
 }
 
-/// What was still alive at the end, by pool, type and size.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What was still alive at the end, by pool, type and size; and what the registrations came to.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LeakReport {
     /// The groups, largest total first.
     pub groups: Vec<LeakGroup>,
     /// Objects whose local header was written over.
     pub damaged: u64,
+    /// What was registered and avoided since the start, and what that saved.
+    pub registrations: RegistrationInfo,
 }
 
 impl LeakReport {
@@ -136,12 +139,12 @@ impl fmt::Display for LeakReport {
         if self.damaged > 0 {
             write!(f, "\n  {} with a damaged header", self.damaged)?;
         }
-        Ok(())
+        write!(f, "\n  {}", self.registrations)
     }
 }
 
-/// What is alive in these pools.
-pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport {
+/// What is alive in these pools; of the registrations others know.
+pub(crate) fn leaks(pools: &[Arc<Pool>]) -> LeakReport {
     let mut report = LeakReport::default();
     for pool in pools {
         let mut groups: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
@@ -155,7 +158,7 @@ pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport
             true
         });
         report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len), objects)| LeakGroup {
-            pool: pool.name(),
+            pool: pool.name().to_owned(),
             type_id: TypeId(type_id),
             meta_len: meta_len as usize,
             data_len: data_len as usize,

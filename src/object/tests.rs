@@ -10,17 +10,17 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::{Error, HandleFault};
 use crate::manager::Manager;
-use crate::pool::{Pool, Registration};
+use crate::pool::{Pool, Pools, Registration};
 use crate::registrar::{HostRegistrar, Regions};
 
-fn pools() -> [Arc<Pool>; 2] {
+fn pools() -> Pools {
     let regions = Arc::new(Regions::new(Arc::new(HostRegistrar::new(false)), rand::random(), 0).unwrap());
     let pool = |time| Arc::new(Pool::new(time, Manager::Malloc(Box::default()), regions.clone()));
-    [pool(Registration::Eager), pool(Registration::Lazy)]
+    Pools::new([pool(Registration::Eager), pool(Registration::Lazy)])
 }
 
-fn live(pools: &[Arc<Pool>; 2]) -> u64 {
-    pools.iter().map(|pool| pool.live()).sum()
+fn live(pools: &Pools) -> u64 {
+    pools.all().iter().map(|pool| pool.live()).sum()
 }
 
 fn still(object: &Ldo, handle: &RemoteHandle) -> Result<(), HandleFault> {
@@ -166,7 +166,7 @@ proptest! {
             follows_the_model(object.unwrap(), changes.clone());
         }
         prop_assert_eq!(live(&pools), 0);
-        prop_assert_eq!(pools[0].regions.info().regions, 0);
+        prop_assert_eq!(pools.all()[0].regions.info().regions, 0);
     }
 }
 
@@ -194,7 +194,7 @@ fn threads_share_and_pin_an_object_and_it_goes_once() {
         // SAFETY: leaked for good, and used by nobody else.
         let memory = unsafe { UserMemory::from_raw(base, 64, move |_, _| _ = count.fetch_add(1, Ordering::SeqCst)) };
         let object = ObjectBuilder::new(&pools).user(memory).unwrap();
-        let (handle, regions) = (object.handle().unwrap(), &pools[0].regions);
+        let (handle, regions) = (object.handle().unwrap(), &pools.all()[0].regions);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 let object = object.clone();
@@ -218,10 +218,10 @@ fn a_header_that_was_written_over_is_found_and_not_followed() {
         unsafe { *at ^= 0x5a5a_0000_5a00 };
         assert!(matches!(object.handle(), Err(Error::Object(why)) if why.contains("written over")), "word {offset}");
         assert!(object.registration().is_err() && !object.is_registered() && object.deep_copy().is_err());
-        assert!(PinnedObject::acquire(&pools[0].regions, &handle).is_err());
-        assert_eq!(list(&pools[0], 10)[0].kind, "damaged");
+        assert!(PinnedObject::acquire(&pools.all()[0].regions, &handle).is_err());
+        assert_eq!(list(&pools.all()[0], 10)[0].kind, "damaged");
         drop(object);
-        let report = leaks(pools.iter().map(|pool| &**pool));
+        let report = leaks(pools.all());
         assert_eq!((report.damaged, report.objects(), live(&pools)), (1, 1, 1), "its memory is left alone");
         std::mem::forget(pools);
     }
@@ -237,7 +237,7 @@ fn lengths_that_were_written_over_lead_nowhere() {
     assert!(object.data::<u8>().is_err() && object.data_mut::<u8>().is_err() && object.data_ptr().is_err());
     assert!(object.deep_copy().is_err() && object.wipe().is_err());
     // Nor by a handle that says the same.
-    let refused = PinnedObject::acquire(&pools[0].regions, &object.handle().unwrap());
+    let refused = PinnedObject::acquire(&pools.all()[0].regions, &object.handle().unwrap());
     assert!(matches!(refused, Err(Error::Handle(HandleFault::Stale(_)))), "{refused:?}");
     // SAFETY: as above.
     unsafe { *at = before };
@@ -258,7 +258,7 @@ fn a_region_number_that_was_written_over_ends_nobody_elses_region() {
     drop(one);
     assert!(other.is_registered(), "another object's region was ended");
     drop(other);
-    assert_eq!((pools[1].regions.info().regions, live(&pools)), (0, 0));
+    assert_eq!((pools.all()[1].regions.info().regions, live(&pools)), (0, 0));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! The **eager** pool's memory is registered before it is handed out: whole blocks with `tcmalloc`, piece by piece with
 //! `malloc`. The **lazy** pool's is registered when a handle is first asked for, and until its object is dropped.
 
+mod pools;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +18,7 @@ use crate::manager::tcmalloc::{self, Cache, NO_MANAGER};
 use crate::memory;
 use crate::registrar::{Region, RegionId, Regions};
 use crate::snapshot::{BlockInfo, PoolInfo};
+pub(crate) use pools::Pools;
 
 /// When memory is registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +29,23 @@ pub enum Registration {
     Lazy,
 }
 
+/// `eager` or `lazy`.
+impl fmt::Display for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Eager => "eager",
+            Self::Lazy => "lazy",
+        })
+    }
+}
+
 /// Locks for registering objects lazily: one for all objects whose address falls on it.
 const STRIPES: usize = 16;
 
 /// A memory manager and a time of registration.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    name: String,
     pub time: Registration,
     manager: Manager,
     pub regions: Arc<Regions>,
@@ -51,14 +65,34 @@ impl Pool {
         };
         let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
         let (closed, quick) = (AtomicBool::new(false), AtomicUsize::new(quick));
-        Self { time, piecewise, manager, regions, closed, quick, registering: Default::default() }
+        let name = time.to_string();
+        Self { name, time, piecewise, manager, regions, closed, quick, registering: Default::default() }
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        match self.time {
-            Registration::Eager => "eager",
-            Registration::Lazy => "lazy",
-        }
+    /// One of several pools for the same time: its name says which node it is on.
+    pub(crate) fn of_node(time: Registration, manager: Manager, regions: Arc<Regions>) -> Self {
+        let pool = Self::new(time, manager, regions);
+        let name = pool.node().map_or_else(|| time.to_string(), |node| format!("{time}.{node}"));
+        Self { name, ..pool }
+    }
+
+    /// `eager` or `lazy`; with one pool per node `eager.0` and so on.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The NUMA node that its blocks are asked to be on, when it is one.
+    pub(crate) fn node(&self) -> Option<u32> {
+        self.manager.node()
+    }
+
+    /// Whether its manager can place memory on a NUMA node.
+    pub(crate) fn places_memory(&self) -> bool {
+        matches!(self.manager, Manager::Tcmalloc(_))
+    }
+
+    pub(crate) fn manager_name(&self) -> &'static str {
+        self.manager.name()
     }
 
     /// This thread's cache of this pool, if it is the one that the thread used last: what the fast paths of [`Pool::allocate`]
@@ -159,8 +193,7 @@ impl Pool {
 
     /// Objects alive.
     pub(crate) fn live(&self) -> u64 {
-        let counts = self.manager.counts();
-        counts.allocations.saturating_sub(counts.drops)
+        self.manager.counts().live()
     }
 
     /// As [`Manager::walk`].
@@ -183,9 +216,10 @@ impl Pool {
         self.manager.check(is_live)
     }
 
-    /// Objects that were handed out registered without a registration of their own.
-    pub(crate) fn avoided(&self) -> u64 {
-        if self.time == Registration::Eager && !self.piecewise { self.manager.counts().allocations } else { 0 }
+    /// Objects that were handed out registered without a registration of their own, and the bytes that they asked for.
+    pub(crate) fn avoided(&self) -> (u64, u64) {
+        let counts = self.manager.counts();
+        if self.time == Registration::Eager && !self.piecewise { (counts.allocations, counts.total) } else { (0, 0) }
     }
 
     /// The region of the first block, when this pool has blocks that are registered.
@@ -200,8 +234,9 @@ impl Pool {
         let (holdings, counts) = (self.manager.holdings(), self.manager.counts());
         let pool = PoolInfo {
             name: self.name().to_owned(),
-            manager: self.manager.name().to_owned(),
-            live_objects: counts.allocations.saturating_sub(counts.drops),
+            manager: self.manager_name().to_owned(),
+            node: self.node(),
+            live_objects: counts.live(),
             allocations: counts.allocations,
             allocated_bytes: counts.bytes,
             managed_bytes: holdings.managed,
@@ -209,6 +244,8 @@ impl Pool {
             free_bytes: holdings.managed.saturating_sub(holdings.used),
             cached_bytes: holdings.cached,
             high_water_bytes: holdings.most_managed,
+            most_live_objects: holdings.most_objects,
+            most_allocated_bytes: holdings.most_bytes,
             bookkeeping_bytes: holdings.bookkeeping,
             classes: holdings.classes,
         };

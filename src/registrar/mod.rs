@@ -3,9 +3,11 @@
 //! - [`HostRegistrar`]: no device; Lunasa issues the keys and checks them itself, and may lock the pages.
 //! - [`VerbsRegistrar`]: a real RDMA device, one memory region for each registration.
 //! - [`CallbackRegistrar`]: the program's own pin and unpin functions (the original's `RegisterPinUnpin`).
+//! - `cost`: what a registration costs here, measured.
 //! - `Regions`: every registered range with its keys and a generation, in memory that peers on this host can read.
 
 mod callback;
+pub(crate) mod cost;
 mod host;
 mod regions;
 mod verbs;

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use super::{RegionKeys, Registrar};
 use crate::error::{Error, Result};
@@ -186,8 +187,10 @@ impl Regions {
     /// # Safety
     /// The range is mapped and stays so until the region was deregistered.
     pub(crate) unsafe fn register(&self, base: NonNull<u8>, len: usize, backing: Option<Backing>) -> Result<Region> {
+        let start = Instant::now();
         // SAFETY: the caller's promise.
         let keys = unsafe { self.registrar.register(base, len) }?;
+        let spent = start.elapsed();
         let mut books = self.books();
         let slot = match books.free.pop() {
             Some(slot) => slot,
@@ -219,6 +222,7 @@ impl Regions {
         let region = Region { id: RegionId { slot, generation }, base, len, keys };
         books.regions[slot as usize] = Some(region);
         books.info.done += 1;
+        books.info.spent_s += spent.as_secs_f64();
         books.info.regions += 1;
         books.info.bytes += len as u64;
         Ok(region)
@@ -242,9 +246,13 @@ impl Regions {
         self.slot(id.slot).generation.store(id.generation.wrapping_add(1), Ordering::SeqCst);
         // Whoever looks at the region on a peer's behalf has finished once this lock was ours.
         drop(self.in_use.write().unwrap_or_else(PoisonError::into_inner));
+        let start = Instant::now();
         // SAFETY: taken out of the books, so registered with these and not ended before.
         unsafe { self.registrar.deregister(region.base, region.len, region.keys) }?;
-        self.books().free.push(id.slot);
+        let spent = start.elapsed();
+        let mut books = self.books();
+        books.info.spent_s += spent.as_secs_f64();
+        books.free.push(id.slot);
         Ok(true)
     }
 
@@ -270,7 +278,7 @@ impl Regions {
         (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
     }
 
-    /// What was registered; what was avoided, the pools know.
+    /// What was registered; what was avoided and what that cost, others know.
     pub(crate) fn info(&self) -> RegistrationInfo {
         self.books().info.clone()
     }

@@ -43,7 +43,7 @@ pub trait Source: Send + Sync + 'static {
     fn snapshot(&self) -> Snapshot;
     /// Every rank of the job, this one included, in the order of ranks.
     fn peers(&self) -> Vec<PeerInfo>;
-    /// At most `limit` live objects of the pool `"eager"` or `"lazy"`.
+    /// At most `limit` live objects of the pool of this name; of all eager or lazy ones with `"eager"` or `"lazy"`.
     fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo>;
     /// Whether the rank is well; the reason when it is not. Shown to anybody at `/healthz`: disclose nothing in it.
     fn health(&self) -> Result<(), String>;

@@ -52,6 +52,21 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A short time in seconds with its unit: `"0 ns"`, `"16.3 µs"`, `"1.2 ms"`, `"4.0 s"`.
+///
+/// ```
+/// assert_eq!(lunasa::status::pretty::moment(0.000_016_34), "16.3 µs");
+/// ```
+pub fn moment(seconds: f64) -> String {
+    match seconds.max(0.0) {
+        s if s < 999.5e-9 => format!("{:.0} ns", s * 1e9),
+        s if s < 999.95e-6 => format!("{:.1} µs", s * 1e6),
+        s if s < 999.95e-3 => format!("{:.1} ms", s * 1e3),
+        s if s < 99.95 => format!("{s:.1} s"),
+        s => duration(s),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +87,15 @@ mod tests {
             assert_eq!(count(number), text);
         }
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn moments_change_unit_where_the_number_would_not_fit() {
+        let cases =
+            [(-1.0, "0 ns"), (20e-9, "20 ns"), (999.6e-9, "1.0 µs"), (0.5e-3, "500.0 µs"), (999.96e-6, "1.0 ms")];
+        for (seconds, text) in cases.into_iter().chain([(1.5, "1.5 s"), (125.0, "2 min 05 s")]) {
+            assert_eq!(moment(seconds), text);
+        }
     }
 
     #[test]

@@ -44,8 +44,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(rank))
         .route("/lunasa", get(memory))
-        .route("/lunasa/eager", get(|source, format| objects("eager", source, format)))
-        .route("/lunasa/lazy", get(|source, format| objects("lazy", source, format)))
+        .route("/lunasa/{pool}", get(objects))
         .route("/job", get(job))
         .route("/hooks", get(hooks))
         .route("/hooks/{name}", get(hook))
@@ -147,14 +146,27 @@ async fn memory(Ready(source): Ready, format: Format) -> Response {
     }
 }
 
-async fn objects(pool: &'static str, Ready(source): Ready, format: Format) -> Response {
-    let mut objects = source.objects(pool, OBJECTS + 1);
+/// The objects of one pool, or of all eager or lazy ones.
+async fn objects(
+    Ready(source): Ready,
+    format: Format,
+    pool: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Response {
+    let snapshot = source.snapshot();
+    // A name that is not UTF-8 is nobody's.
+    let pool = pool.map_or_else(|_| String::new(), |Path(pool)| pool);
+    let is_meant = |name: &str| name.split_once('.').is_some_and(|(time, _)| time == pool) || name == pool;
+    let meant: Vec<u64> = snapshot.pools.iter().filter(|own| is_meant(&own.name)).map(|own| own.live_objects).collect();
+    if meant.is_empty() {
+        return not_found(uri).await;
+    }
+    let live = meant.iter().sum();
+    let mut objects = source.objects(&pool, OBJECTS + 1);
     let cut = objects.len() > OBJECTS;
     objects.truncate(OBJECTS);
-    let snapshot = source.snapshot();
-    let live = snapshot.pools.iter().find(|own| own.name == pool).map_or(0, |own| own.live_objects);
     match format {
-        Format::Html => pages::objects(&snapshot.rank, pool, live, cut, &objects).into_response(),
+        Format::Html => pages::objects(&snapshot.rank, &pool, live, cut, &objects).into_response(),
         Format::Json => {
             Json(json!({ "schema": SCHEMA, "pool": pool, "live_objects": live, "cut": cut, "objects": objects }))
                 .into_response()

@@ -91,6 +91,22 @@ fn local_is_where_most_cpus_are_or_where_an_unbound_process_runs() {
 }
 
 #[test]
+fn memory_is_taken_from_the_nearest_node_that_has_some() {
+    let with = |id: u32, total: u64| (id, NodeMemory { total, ..NodeMemory::default() }, false);
+    let made =
+        |nodes: &[(u32, NodeMemory, bool)]| Topology::assemble(&[(0, vec![1])], nodes, &list("0"), list("0"), None);
+    let topology = made(&[with(0, 1), with(1, 0), with(2, 1)]);
+    assert_eq!((topology.memory_nodes(), topology.local_node()), (vec![0, 2], Some(1)));
+    assert_eq!((topology.memory_near(2), topology.memory_near(3)), (Some(2), None));
+    assert_eq!(made(&[with(0, 0), with(1, 0)]).memory_nodes(), [0, 1], "where nothing is known of any");
+    assert_eq!(nearest(1, &[0, 2], &|_| vec![(0, 21), (1, 10), (2, 12)]), Some(2));
+    assert_eq!(nearest(1, &[0, 2], &|_| vec![(0, 21), (1, 10), (2, 21)]), Some(0));
+    assert_eq!(nearest(1, &[0, 2], &|_| vec![]), Some(0), "where no distance is told");
+    let own = Topology::discover().unwrap().nodes()[0].id;
+    assert_eq!(distances(own).iter().find(|(id, _)| *id == own), Some(&(own, 10)), "the kernel's distance to itself");
+}
+
+#[test]
 fn node_memory_is_read_in_bytes() {
     let text = "Node 1 MemTotal:  100 kB\nNode 1 MemFree:   40 kB\nNode 1 Active:  7 kB\n\
                 Node 1 Active(file):  3 kB\nNode 1 Inactive(file):  2 kB\n";

@@ -42,6 +42,9 @@ impl Source for Fake {
             free_bytes: 40 << 20,
             cached_bytes: 1 << 20,
             high_water_bytes: 64 << 20,
+            most_live_objects: 4321,
+            most_allocated_bytes: 25 << 20,
+            node: None,
             bookkeeping_bytes: 300 << 10,
             classes: if name == "eager" {
                 vec![
@@ -60,6 +63,7 @@ impl Source for Fake {
             page_bytes: 4096,
             page_kind: "ordinary".into(),
             node_asked: node,
+            interleaved: if pool == "lazy" { vec![0, 1] } else { vec![] },
             nodes_found: found,
             registered: pool == "eager",
             note: note.map(String::from),
@@ -99,7 +103,16 @@ impl Source for Fake {
                 block("eager", Some(1), vec![(0, 8), (1, 56)], Some("no huge pages are reserved")),
                 block("lazy", None, vec![], None),
             ],
-            registrations: RegistrationInfo { done: 2, avoided: 98_765, regions: 2, bytes: 64 << 20 },
+            registrations: RegistrationInfo {
+                done: 2,
+                avoided: 98_765,
+                regions: 2,
+                bytes: 64 << 20,
+                avoided_bytes: 3 << 30,
+                spent_s: 0.0625,
+                cost: Some(RegistrationCost { fixed_s: 0.015625, per_byte_s: 0.0 }),
+                saved_s: Some(1543.203125),
+            },
             traffic: vec![
                 TrafficInfo {
                     route: "shm".into(),

@@ -36,6 +36,8 @@ fn the_memory_page_shows_pools_classes_blocks_and_registrations() {
     let body = html(&endpoint(&Hooks::new()), "/lunasa");
     assert_has(&body, &["eager", "lazy", "tcmalloc", "32.0 KiB", "1,000 of 1,536 pieces live"]);
     assert_has(&body, &["0x7f1234000000", "no huge pages are reserved", "98,765", "?format=json"]);
+    assert_has(&body, &["all of 0, 1", "At most 4,321 objects with 25.0 MiB, 64.0 MiB managed"]);
+    assert_has(&body, &["of 3.0 GiB", "62.5 ms", "15.6 ms and 0 ns for each MiB", "25 min 43 s"]);
 }
 
 #[test]
@@ -52,6 +54,8 @@ fn live_objects_are_listed_with_their_type_names_escaped() {
     assert_has(&body, &["10 live objects. ", "particles &lt;b&gt;&amp;", "512.0 KiB", "0x7f1234009000"]);
     assert!(!body.contains("cut"), "{body}");
     assert_has(&html(&endpoint, "/lunasa/lazy"), &["3 live objects. ", "Lazy objects"]);
+    let nobodys = get(&endpoint, "/lunasa/eagle");
+    assert_eq!((nobodys.status, nobodys.body.contains("There is no /lunasa/eagle here")), (404, true));
     let json = get(&endpoint, "/lunasa/lazy?format=json").json();
     let objects: Vec<ObjectInfo> = serde_json::from_value(json["objects"].clone()).unwrap();
     assert_eq!(objects, Fake::with_objects(10).objects("lazy", 1000));

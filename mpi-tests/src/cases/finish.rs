@@ -19,8 +19,8 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     done(world, "finish")
 }
 
-fn group(pool: &'static str, type_id: TypeId, meta_len: usize, data_len: usize, objects: u64) -> LeakGroup {
-    LeakGroup { pool, type_id, meta_len, data_len, objects }
+fn group(pool: &str, type_id: TypeId, meta_len: usize, data_len: usize, objects: u64) -> LeakGroup {
+    LeakGroup { pool: pool.to_owned(), type_id, meta_len, data_len, objects }
 }
 
 fn live_objects_are_reported_and_stay(world: &SimpleCommunicator, routes: &[&str]) -> Outcome {

@@ -13,6 +13,7 @@ pub mod fork;
 pub mod hello;
 pub mod idle;
 pub mod instances;
+pub mod numa;
 pub mod pools;
 pub mod requests;
 pub mod routes;

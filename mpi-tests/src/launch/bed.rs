@@ -85,8 +85,17 @@ impl Bed {
 /// When they cannot and `CI=true`: there, nothing may be skipped.
 pub fn can_run(bed: Bed) -> bool {
     let Some(reason) = bed.obstacle() else { return true };
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{bed} cannot be skipped in CI: {reason}");
-    let line = format!("SKIPPED: {bed}: {reason}\n");
+    skip(&bed.to_string(), &reason);
+    false
+}
+
+/// Says loudly, as [`can_run`] does, that the calling test is skipped for want of `what`.
+///
+/// # Panics
+/// When `CI=true`.
+pub fn skip(what: &str, reason: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} cannot be skipped in CI: {reason}");
+    let line = format!("SKIPPED: {what}: {}\n", reason.trim().replace('\n', " "));
     // Written past the test harness, which would swallow the words of a test that passes.
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(path) = std::env::var_os("LUNASA_TEST_SKIPS") {
@@ -94,7 +103,6 @@ pub fn can_run(bed: Bed) -> bool {
         let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
         written.unwrap_or_else(|error| panic!("cannot note a skip in {}: {error}", path.display()));
     }
-    false
 }
 
 /// The standard output of a command that succeeds; else all it said.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use super::classes::PAGE;
 use super::span::Span;
 use crate::error::Result;
-use crate::memory::{self, BlockRequest, HugePages};
+use crate::memory::{self, BlockRequest, HugePages, Place};
 use crate::registrar::{Backing, Region, Regions};
 use crate::topology::Topology;
 
@@ -16,17 +16,18 @@ use crate::topology::Topology;
 pub(crate) const GRANULE: usize = 1 << GRANULE_BITS;
 const GRANULE_BITS: u32 = 21;
 
-/// Makes blocks for all pools of one rank.
-#[derive(Debug)]
+/// Makes blocks for those pools of one rank whose blocks are placed alike.
+#[derive(Debug, Clone)]
 pub(crate) struct BlockSource {
     pub run: u64,
     pub rank: u32,
     pub topology: Topology,
-    pub node: Option<u32>,
+    pub place: Place,
     pub huge_pages: HugePages,
     pub touch_threads: usize,
     pub regions: Arc<Regions>,
-    pub next: AtomicU32,
+    /// The next block's number, for all sources of the rank.
+    pub next: Arc<AtomicU32>,
 }
 
 /// The name of a block's memfd, which proves to peers that they opened the right one.
@@ -53,7 +54,7 @@ impl BlockSource {
         let memory = memory::Block::map(&BlockRequest {
             name: &block_name(self.run, self.rank, number),
             len: len.next_multiple_of(GRANULE),
-            node: self.node,
+            place: self.place,
             huge_pages: self.huge_pages,
             touch_threads: self.touch_threads,
             topology: &self.topology,

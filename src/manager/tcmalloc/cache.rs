@@ -8,11 +8,12 @@
 use std::cell::{Cell, UnsafeCell};
 use std::collections::BTreeMap;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError, Weak};
 
 use super::Shared;
 use super::classes::{COUNT, LARGEST, SIZES, SMALL_CLASSES, class_of, magazine_of_class};
+use crate::manager::Marks;
 
 /// Addresses of free pieces of one class. Only the owning thread changes it; others read the length.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Cache {
     drops: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// What was told last: live objects and bytes, as a thread that only drops has them, below zero.
+    told: [AtomicI64; 2],
     /// Bytes of the pieces larger than [`LARGE`] in the magazines.
     large: AtomicUsize,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Counts {
     pub drops: u64,
     /// Bytes asked for by what is alive.
     pub bytes: u64,
+    /// Bytes asked for since the start.
+    pub total: u64,
 }
 
 /// Adds to a counter that only this thread changes.
@@ -83,6 +88,7 @@ impl Cache {
             drops: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            told: Default::default(),
             large: AtomicUsize::new(0),
         }
     }
@@ -241,7 +247,20 @@ impl Cache {
             allocations: get(&self.serial) - self.first_serial,
             drops: get(&self.drops),
             bytes: get(&self.bytes_in).wrapping_sub(get(&self.bytes_out)),
+            total: get(&self.bytes_in),
         }
+    }
+
+    /// Tells how many objects and bytes came and went since the last time. Owner only.
+    pub(super) fn tell(&self, marks: &Marks) {
+        let counts = self.counts();
+        let now = [counts.allocations.wrapping_sub(counts.drops), counts.bytes].map(|now| now as i64);
+        let change = |index: usize| {
+            let told = self.told[index].load(Ordering::Relaxed);
+            self.told[index].store(now[index], Ordering::Relaxed);
+            now[index].wrapping_sub(told)
+        };
+        marks.tell(change(0), change(1));
     }
 
     /// Bytes of this cache's own books.
@@ -264,6 +283,12 @@ impl Counts {
         self.allocations += other.allocations;
         self.drops += other.drops;
         self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.total = self.total.wrapping_add(other.total);
+    }
+
+    /// What is alive.
+    pub(crate) fn live(&self) -> u64 {
+        self.allocations.saturating_sub(self.drops)
     }
 }
 

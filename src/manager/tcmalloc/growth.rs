@@ -1,7 +1,8 @@
 //! How an instance grows, ahead of need when it can, and gives back blocks that stay wholly free.
 //!
 //! A thread of each instance, the keeper, maps and registers the next block when less than `reserve_ahead` bytes are free,
-//! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`.
+//! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`. When a
+//! block ahead of need is refused, it waits before it tries again, longer each time.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,6 +38,28 @@ struct Rung {
     /// Less is free than should be.
     low: bool,
     stop: bool,
+}
+
+/// How long the keeper waits after the first refusal of a block ahead of need, and at most after many.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// What a refusal makes the keeper wait: twice as long as the one before.
+#[derive(Debug, Default)]
+struct Refusal {
+    wait: Duration,
+    until: Option<Instant>,
+}
+
+impl Refusal {
+    fn again(&mut self) {
+        self.wait = (self.wait * 2).clamp(PATIENCE.0, PATIENCE.1);
+        self.until = Some(Instant::now() + self.wait);
+    }
+
+    /// How long it is to wait still; `None` when nothing was refused lately.
+    fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
 }
 
 /// The keeper's thread.
@@ -137,25 +160,34 @@ impl Shared {
 
     fn keep(&self) {
         let mut pause: Option<Duration> = None;
+        let mut refusal = Refusal::default();
         loop {
             let low = {
                 let rung = lock(&self.wake.rung);
-                let wanted = |rung: &mut Rung| !rung.low && !rung.stop;
+                // While it waits after a refusal the bell stays rung, so that nobody rings again.
+                let idle = |rung: &mut Rung| !rung.stop && (!rung.low || refusal.left().is_some());
                 let poisoned = PoisonError::into_inner;
                 // Nothing is due before somebody rings, but blocks that become empty do not ring.
                 let limit = pause.unwrap_or(match self.settings.release_after {
                     Duration::ZERO => Duration::from_secs(3600),
                     after => after.max(Duration::from_millis(100)),
                 });
-                let (mut rung, _) = self.wake.bell.wait_timeout_while(rung, limit, wanted).unwrap_or_else(poisoned);
+                let limit = refusal.left().map_or(limit, |left| limit.min(left));
+                let (mut rung, _) = self.wake.bell.wait_timeout_while(rung, limit, idle).unwrap_or_else(poisoned);
                 if rung.stop {
                     return;
                 }
-                std::mem::take(&mut rung.low)
+                refusal.left().is_none() && std::mem::take(&mut rung.low)
             };
-            if low && let Err(error) = self.reserve(self.settings.reserve_ahead) {
-                // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
-                tracing::debug!("growing ahead of need: {error}");
+            if low {
+                match self.reserve(self.settings.reserve_ahead) {
+                    Ok(()) => refusal = Refusal::default(),
+                    Err(error) => {
+                        refusal.again();
+                        // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
+                        tracing::debug!("growing ahead of need, tried again in {:?}: {error}", refusal.wait);
+                    }
+                }
             }
             if !self.settings.release_after.is_zero() {
                 self.settle(0);

@@ -26,6 +26,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::error::{Error, Result};
+use crate::manager::Marks;
 use crate::registrar::{Backing, Region};
 
 pub(crate) use blocks::{BlockSource, block_name};
@@ -70,6 +71,7 @@ struct Shared {
     classes: [Mutex<Central>; COUNT],
     caches: Mutex<Caches>,
     growth: Mutex<Growth>,
+    marks: Marks,
     wake: growth::Wake,
 }
 
@@ -101,6 +103,7 @@ impl Tcmalloc {
                 classes: std::array::from_fn(|_| Mutex::default()),
                 caches: Mutex::default(),
                 growth: Mutex::default(),
+                marks: Marks::default(),
                 wake: growth::Wake::default(),
             }));
             Arc::downgrade(shared)
@@ -118,6 +121,11 @@ impl Tcmalloc {
     /// This instance's number, by which [`cache_used_last`] finds the thread's cache of it.
     pub(crate) fn number(&self) -> usize {
         self.number
+    }
+
+    /// The NUMA node that its blocks are asked to be on, when it is one.
+    pub(crate) fn node(&self) -> Option<u32> {
+        self.shared.source.place.node()
     }
 
     /// A piece of at least `len` bytes, with unspecified contents, and the serial number of what it is for.
@@ -193,11 +201,17 @@ impl Shared {
             }
         };
         let serial = match cache {
-            Some(cache) => cache.count_in(len),
+            Some(cache) => {
+                let serial = cache.count_in(len);
+                cache.tell(&self.marks);
+                serial
+            }
             None => {
+                self.marks.tell(1, len as i64);
                 let without = &mut lock(&self.caches).without;
                 without.allocations += 1;
                 without.bytes = without.bytes.wrapping_add(len as u64);
+                without.total = without.total.wrapping_add(len as u64);
                 // Beside the numbers of all caches.
                 u64::MAX >> 8 & !(u64::MAX >> 24) | without.allocations
             }
@@ -267,12 +281,16 @@ impl Shared {
             }
             cache.spill(class, batch_of_class(class), |pieces| self.give_pieces(class, pieces));
             if cache.put(piece, len, class as u8) {
-                return;
+                return cache.tell(&self.marks);
             }
         }
         match cache {
-            Some(cache) => cache.count_out(len),
+            Some(cache) => {
+                cache.count_out(len);
+                cache.tell(&self.marks);
+            }
             None => {
+                self.marks.tell(-1, -(len as i64));
                 let without = &mut lock(&self.caches).without;
                 without.drops += 1;
                 without.bytes = without.bytes.wrapping_sub(len as u64);
@@ -293,6 +311,7 @@ impl Shared {
 
     /// Empties the cache of a thread that ends, and keeps it for another.
     fn retire(&self, cache: &Cache) {
+        cache.tell(&self.marks);
         // Held throughout, so that a check sees each piece in the cache or in the central list.
         let mut caches = lock(&self.caches);
         for class in 0..COUNT {

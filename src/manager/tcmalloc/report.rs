@@ -80,6 +80,7 @@ impl Tcmalloc {
     pub(crate) fn holdings(&self) -> Holdings {
         let shared = &self.shared;
         let mut holdings = Holdings::default();
+        (holdings.most_objects, holdings.most_bytes) = shared.marks.most(&self.counts());
         let mut classes = vec![ClassInfo::default(); COUNT];
         {
             let caches = lock(&shared.caches);
@@ -118,6 +119,7 @@ impl Tcmalloc {
                 page_bytes: report.page_bytes,
                 page_kind: report.page_kind.to_string(),
                 node_asked: report.node_asked,
+                interleaved: report.interleaved.clone(),
                 nodes_found: report.nodes_found.clone(),
                 registered: block.region().is_some(),
                 note: report.note.clone(),

@@ -2,7 +2,7 @@
 //! Growing, shrinking and threads: what the manager promises beyond handing out pieces.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -72,6 +72,29 @@ fn blocks_that_stay_free_are_given_back_but_never_the_first() {
 }
 
 #[test]
+fn the_most_that_was_alive_is_known_to_a_caches_fill() {
+    let manager = manager(host(), 0, Duration::ZERO).unwrap();
+    for _ in 0..3 {
+        let held: Vec<_> = (0..2000).map(|_| take(&manager, 1000).0.as_ptr().addr()).collect();
+        // Dropped by a thread that never allocates.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let piece = |address| NonNull::new(std::ptr::with_exposed_provenance_mut(address)).unwrap();
+                give(&manager, held.into_iter().map(|address| (piece(address), 1000)).collect());
+            });
+        });
+    }
+    let (holdings, slack) = (manager.holdings(), 256);
+    assert!((2000 - slack..=2000 + slack).contains(&holdings.most_objects), "{}", holdings.most_objects);
+    assert!(holdings.most_bytes.abs_diff(holdings.most_objects * 1000) <= 1000 * slack, "{}", holdings.most_bytes);
+    let large = take(&manager, 40 * MIB);
+    assert!(manager.holdings().most_bytes >= 40 * MIB as u64);
+    give(&manager, vec![large]);
+    let counts = manager.counts();
+    assert_eq!((counts.live(), counts.bytes, counts.total), (0, 0, 6000 * 1000 + 40 * MIB as u64));
+}
+
+#[test]
 fn threads_that_come_and_go_leave_nothing_behind() {
     let manager = manager(host(), 0, Duration::ZERO).unwrap();
     let kept = std::sync::Mutex::new(Vec::new());
@@ -131,6 +154,30 @@ fn a_failed_growth_is_an_error_to_that_caller_alone() {
     is_sound(&manager, &live);
     give(&manager, live);
     is_sound(&manager, &[]);
+}
+
+#[test]
+fn growth_ahead_of_need_that_is_refused_is_tried_again_less_and_less_often() {
+    let (refuse, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (refused, count) = (refuse.clone(), asked.clone());
+    let pin = move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        if refused.load(Ordering::Relaxed) { Err("no more pins".to_owned()) } else { Ok(RegionKeys::default()) }
+    };
+    // SAFETY: neither touches the memory.
+    let registrar = unsafe { CallbackRegistrar::new("mine", pin, |_, _, _| Ok(())) };
+    let manager = manager(Arc::new(registrar), 4 * MIB, Duration::ZERO).unwrap();
+    refuse.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(800) {
+        manager.shared.look_ahead(&lock(&manager.shared.heap));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The first block, and then after 0, 100, 300 and 700 ms.
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((2..=5).contains(&asked), "the registrar was asked {asked} times");
+    refuse.store(false, Ordering::Relaxed);
+    eventually("a second block", || manager.holdings().managed >= 4 * MIB as u64);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::super::pretty;
 use super::{address, bar, count, facts, many, page, size, table, text, yes};
-use crate::snapshot::{BlockInfo, ObjectInfo, PoolInfo, RankInfo, Snapshot};
+use crate::snapshot::{BlockInfo, ObjectInfo, PoolInfo, RankInfo, RegistrationCost, Snapshot};
 
 pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
     let registrations = &snapshot.registrations;
@@ -17,13 +17,27 @@ pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
             h2 { "Registrations" }
             (facts(&[
                 ("Done", count(registrations.done)),
-                ("Avoided by reuse", count(registrations.avoided)),
+                ("Avoided by reuse", html! { (count(registrations.avoided)) " of " (size(registrations.avoided_bytes)) }),
+                ("Time in the registrar", text(pretty::moment(registrations.spent_s))),
+                ("One costs", cost(registrations.cost)),
+                ("Time saved", registrations.saved_s.map_or(text("not known"), |saved| text(pretty::moment(saved)))),
                 ("Regions now", count(registrations.regions)),
                 ("Bytes now", size(registrations.bytes)),
             ]))
         }
     };
     page(&snapshot.rank, "/lunasa", "Memory", body)
+}
+
+fn cost(cost: Option<RegistrationCost>) -> Markup {
+    html! {
+        @match cost {
+            None => { "not measured: the registrar refused" }
+            Some(RegistrationCost { fixed_s, per_byte_s }) => {
+                (pretty::moment(fixed_s)) " and " (pretty::moment(per_byte_s * 1048576.0)) " for each MiB"
+            }
+        }
+    }
 }
 
 /// The live objects of a pool; `cut` when there are more than these.
@@ -52,8 +66,10 @@ pub(in super::super) fn objects(rank: &RankInfo, pool: &str, live: u64, cut: boo
             ])))
         }
     };
-    let title = if pool == "eager" { "Eager objects" } else { "Lazy objects" };
-    page(rank, &path, title, body)
+    let (time, node) = pool.split_once('.').unwrap_or((pool, ""));
+    let time = if time == "eager" { "Eager" } else { "Lazy" };
+    let title = if node.is_empty() { format!("{time} objects") } else { format!("{time} objects of node {node}") };
+    page(rank, &path, &title, body)
 }
 
 /// Each pool with its fill as a bar.
@@ -76,6 +92,10 @@ fn pool_card(pool: &PoolInfo) -> Markup {
                 li.free { (size(pool.free_bytes)) " free" }
             }
             p.quiet { (many(pool.live_objects, "live object")) ", " (count(pool.allocations)) " allocated since the start" }
+            p.quiet {
+                "At most " (many(pool.most_live_objects, "object")) " with " (size(pool.most_allocated_bytes)) ", "
+                (size(pool.high_water_bytes)) " managed"
+            }
         }
     }
 }
@@ -129,7 +149,11 @@ pub(super) fn block_table(snapshot: &Snapshot) -> Markup {
 
 /// The NUMA node asked for, and where the sampled pages were found when that is not simply there.
 fn placement(block: &BlockInfo) -> Markup {
-    let asked = block.node_asked.map_or("any".to_string(), |node| node.to_string());
+    let asked = match (block.node_asked, block.interleaved.as_slice()) {
+        (Some(node), _) => node.to_string(),
+        (None, []) => "any".to_string(),
+        (None, nodes) => format!("all of {}", nodes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    };
     let sampled = block.nodes_found.iter().map(|(_, pages)| pages).sum();
     let all_there = block.nodes_found.iter().all(|(node, _)| Some(*node) == block.node_asked);
     html! {
