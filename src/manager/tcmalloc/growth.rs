@@ -119,6 +119,12 @@ impl Shared {
         lock(&self.heap).has(least.div_ceil(PAGE))
     }
 
+    /// Ahead of need: what lies loose goes to its spans first, for often that is enough.
+    fn reserve_ahead(&self) -> Result<()> {
+        self.settle(0);
+        self.reserve(self.settings.reserve_ahead)
+    }
+
     /// Grows until `bytes` are free.
     pub(super) fn reserve(&self, bytes: usize) -> Result<()> {
         let mut growth = lock(&self.growth);
@@ -180,7 +186,7 @@ impl Shared {
                 refusal.left().is_none() && std::mem::take(&mut rung.low)
             };
             if low {
-                match self.reserve(self.settings.reserve_ahead) {
+                match self.reserve_ahead() {
                     Ok(()) => refusal = Refusal::default(),
                     Err(error) => {
                         refusal.again();

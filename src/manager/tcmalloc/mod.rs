@@ -279,9 +279,12 @@ impl Shared {
             if cache.put(piece, len, class as u8) {
                 return;
             }
-            cache.spill(class, batch_of_class(class), |pieces| self.give_pieces(class, pieces));
-            if cache.put(piece, len, class as u8) {
-                return cache.tell(&self.marks);
+            let batch = batch_of_class(class);
+            if batch > 1 {
+                cache.spill(class, batch, |pieces| self.give_pieces(class, pieces));
+                if cache.put(piece, len, class as u8) {
+                    return cache.tell(&self.marks);
+                }
             }
         }
         match cache {
