@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Address,
     /// The path of a directory, or nothing.
     Directory,
+    /// The path of a file, or nothing.
+    File,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
+            Self::File => "the path of a file, or \"\"".to_owned(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Kind {
             (Self::Integer(range), Value::Integer(number)) => {
                 within(range, *number)?;
             }
-            (Self::Flag, Value::Boolean(_)) | (Self::Directory, Value::String(_)) => {}
+            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::File, Value::String(_)) => {}
             (Self::Address, Value::String(text)) => {
                 let address =
                     text.parse::<IpAddr>().map_err(|_| "it is no IP address (host names are not looked up)")?;

@@ -254,6 +254,7 @@ impl Lunasa {
     ///
     /// # Errors
     /// As for [`Lunasa::get`], and those of allocating.
+    #[track_caller]
     pub fn fetch(&self, handle: &RemoteHandle) -> Result<Ldo> {
         let mut object = self.room_for(handle)?;
         let (at, len) = object.body_mut()?;
@@ -266,6 +267,7 @@ impl Lunasa {
     ///
     /// # Errors
     /// As for [`Lunasa::fetch`].
+    #[track_caller]
     pub fn start_fetch(&self, handle: &RemoteHandle) -> Result<Request> {
         let mut object = self.room_for(handle)?;
         let (at, len) = object.body_mut()?;
@@ -273,6 +275,7 @@ impl Lunasa {
         unsafe { self.begin(Direction::Get, &whole(handle), BODY as usize, Local { at, len }, object) }
     }
 
+    #[track_caller]
     fn room_for(&self, handle: &RemoteHandle) -> Result<Ldo> {
         handle.check()?;
         self.object().type_id(handle.type_id()).meta(handle.meta_len()).data(handle.data_len())
@@ -338,7 +341,7 @@ impl Lunasa {
         let parts = &mut *self.parts;
         let drained = parts.watch.transfers.mpi().map_or(Ok(()), |mpi| mpi.finish());
         let report = object::leaks(parts.watch.pools.iter().map(|pool| &**pool));
-        if report.objects() > 0 {
+        if report.objects() + report.late_writes.count > 0 {
             tracing::warn!("rank {} finishes with {report}", parts.watch.regions.rank());
         }
         parts.finished = true;
@@ -358,6 +361,9 @@ impl Parts {
             mpi.stop_thread();
         }
         self.watch.pools.iter().for_each(|pool| pool.close());
+        if let Some(recorder) = &self.watch.recorder {
+            recorder.finish();
+        }
         let ended = self.watch.regions.deregister_all();
         for pool in self.watch.pools.iter().filter(|pool| pool.live() > 0) {
             // Live objects point to their pool: it is left to them until the process ends.

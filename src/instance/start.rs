@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mpi::traits::Communicator;
 use serde::{Deserialize, Serialize};
@@ -20,10 +20,11 @@ use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
 use crate::memory;
 use crate::node_id::NodeId;
 use crate::object;
-use crate::pool::{Pool, Registration};
+use crate::pool::{DebugSettings, Pool, Registration};
 use crate::registrar::{HostRegistrar, Regions, Registrar};
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
+use crate::trace::Recorder;
 use crate::transfer::{MpiRoute, Transfers};
 
 /// What all ranks of a run share; made by rank 0.
@@ -47,6 +48,7 @@ struct Prepared {
     endpoint: Option<Endpoint>,
     hooks: Hooks,
     entry: Entry,
+    recorder: Option<Arc<Recorder>>,
 }
 
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
@@ -69,6 +71,15 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         regions: regions.clone(),
         next: AtomicU32::new(0),
     });
+    let recorder = settings.trace_record.as_ref().map(|name| Recorder::create(name, rank)).transpose()?;
+    let aids = DebugSettings {
+        poison: settings.debug_poison,
+        quarantine: settings.debug_quarantine,
+        call_sites: settings.debug_call_sites,
+        recorder: recorder.clone(),
+    };
+    // Freed memory can only be looked at while it is mapped.
+    let release_after = if aids.poison { Duration::ZERO } else { settings.tcmalloc_release_after };
     let pool = |time, kind| -> Result<Arc<Pool>> {
         let manager = match kind {
             ManagerKind::Malloc => Manager::Malloc(Box::default()),
@@ -77,12 +88,12 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
                     register: time == Registration::Eager,
                     block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
                     reserve_ahead: settings.tcmalloc_reserve_ahead,
-                    release_after: settings.tcmalloc_release_after,
+                    release_after,
                 };
                 Manager::Tcmalloc(Tcmalloc::new(source.clone(), settings)?)
             }
         };
-        Ok(Arc::new(Pool::new(time, manager, regions.clone())))
+        Ok(Arc::new(Pool::new(time, manager, regions.clone()).with_aids(aids.clone())))
     };
     let pools = [
         pool(Registration::Eager, settings.eager_memory_manager)?,
@@ -101,7 +112,7 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
     };
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
     let entry = Entry::new(node, regions.fd(), pools[0].first_region());
-    Ok(Prepared { topology, regions, pools, endpoint, hooks, entry })
+    Ok(Prepared { topology, regions, pools, endpoint, hooks, entry, recorder })
 }
 
 /// The address by which others reach a socket that listens on all of them: that of the interface towards the outside.
@@ -156,7 +167,7 @@ fn assemble(
     token_file: Option<TokenFile>,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
-    let Prepared { topology, regions, pools, endpoint, hooks, .. } = prepared;
+    let Prepared { topology, regions, pools, endpoint, hooks, recorder, .. } = prepared;
     let directory = Arc::new(directory);
     let settings = &resolved.settings;
     let described = mpi.as_ref().map_or("none".to_owned(), |mpi| {
@@ -175,6 +186,7 @@ fn assemble(
         topology,
         started: Instant::now(),
         mpi: described,
+        recorder,
     });
     if let Some(endpoint) = &endpoint {
         endpoint.set_source(watch.clone());

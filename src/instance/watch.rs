@@ -8,9 +8,10 @@ use crate::config::Resolved;
 use crate::object;
 use crate::pool::Pool;
 use crate::registrar::Regions;
-use crate::snapshot::{self, ObjectInfo, PeerInfo, RankInfo, Snapshot};
+use crate::snapshot::{self, LateWrites, ObjectInfo, PeerInfo, RankInfo, Snapshot};
 use crate::status::Source;
 use crate::topology::Topology;
+use crate::trace::Recorder;
 use crate::transfer::Transfers;
 
 /// The shared parts of an instance.
@@ -25,18 +26,20 @@ pub(super) struct Watch {
     pub topology: Topology,
     pub started: Instant,
     pub mpi: String,
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 impl Source for Watch {
     fn snapshot(&self) -> Snapshot {
         let rank = self.regions.rank();
         let (mut pools, mut blocks) = (Vec::new(), Vec::new());
-        let mut registrations = self.regions.info();
+        let (mut registrations, mut late_writes) = (self.regions.info(), LateWrites::default());
         for pool in &self.pools {
             let (info, its_blocks) = pool.info();
             registrations.avoided += pool.avoided();
             pools.push(info);
             blocks.extend(its_blocks);
+            late_writes.add(pool.late_writes());
         }
         Snapshot {
             schema: snapshot::SCHEMA,
@@ -60,6 +63,7 @@ impl Source for Watch {
             blocks,
             registrations,
             traffic: self.transfers.traffic(),
+            late_writes,
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
     unsafe {
         if !pool.put_cached(at.cast(), len) {
-            pool.release(at.cast(), len, None);
+            pool.release(at.cast(), len, None, || head.life());
         }
     }
 }
@@ -77,5 +77,5 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
     });
     head.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, region) };
+    unsafe { pool.release(at.cast(), len, region, || head.life()) };
 }

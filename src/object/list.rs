@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::head::{Head, Shape};
@@ -9,7 +10,7 @@ use super::types::TypeId;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::registrar::RegionId;
-use crate::snapshot::ObjectInfo;
+use crate::snapshot::{LateWrites, ObjectInfo};
 
 /// What a live piece shows.
 enum Found<'a> {
@@ -52,6 +53,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
         if objects.len() == limit {
             return false;
         }
+        let allocated_at = pool.call_site(address).map(ToString::to_string);
         objects.push(match found {
             Found::Object(head, shape) => {
                 let own = RegionId::unpack(head.extra.load(std::sync::atomic::Ordering::Relaxed));
@@ -66,6 +68,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
                     data_bytes: shape.data_len,
                     references: head.references(),
                     registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
+                    allocated_at,
                 }
             }
             Found::Damaged => ObjectInfo {
@@ -77,6 +80,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
                 data_bytes: 0,
                 references: 0,
                 registered: false,
+                allocated_at,
             },
         });
         true
@@ -84,7 +88,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
     objects
 }
 
-/// Objects of one type and size that are still alive.
+/// Objects of one type and size, and of one call site where that was recorded, that are still alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeakGroup {
     /// Their pool: `eager` or `lazy`.
@@ -95,17 +99,23 @@ pub struct LeakGroup {
     pub meta_len: usize,
     /// Bytes of data of each.
     pub data_len: usize,
+    /// Where they were allocated; only with `lunasa.debug.call_sites`.
+    pub call_site: Option<&'static Location<'static>>,
     /// How many there are.
     pub objects: u64,
 }
 
-/// What was still alive at the end, by pool, type and size.
+/// What was still alive at the end, by pool, type, size and call site.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeakReport {
     /// The groups, largest total first.
     pub groups: Vec<LeakGroup>,
     /// Objects whose local header was written over.
     pub damaged: u64,
+    /// Where those were allocated, as far as it is known.
+    pub damaged_sites: Vec<&'static Location<'static>>,
+    /// Writes into freed memory that were found; only with `lunasa.debug.poison`.
+    pub late_writes: LateWrites,
 }
 
 impl LeakReport {
@@ -130,11 +140,23 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} objects alive, {} bytes", self.objects(), self.bytes())?;
         for group in &self.groups {
-            let LeakGroup { pool, type_id, meta_len, data_len, objects } = group;
+            let LeakGroup { pool, type_id, meta_len, data_len, call_site, objects } = group;
             write!(f, "\n  {objects} x {type_id}, {pool}, {meta_len} + {data_len} bytes")?;
+            if let Some(site) = call_site {
+                write!(f, ", allocated at {site}")?;
+            }
         }
         if self.damaged > 0 {
             write!(f, "\n  {} with a damaged header", self.damaged)?;
+        }
+        for site in &self.damaged_sites {
+            write!(f, "\n    one of them allocated at {site}")?;
+        }
+        if self.late_writes.count > 0 {
+            write!(f, "\n  {} writes into freed memory", self.late_writes.count)?;
+        }
+        for late in &self.late_writes.first {
+            write!(f, "\n    {late}")?;
         }
         Ok(())
     }
@@ -144,21 +166,28 @@ impl fmt::Display for LeakReport {
 pub(crate) fn leaks<'a>(pools: impl IntoIterator<Item = &'a Pool>) -> LeakReport {
     let mut report = LeakReport::default();
     for pool in pools {
-        let mut groups: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
-        walk(pool, &mut |_, found| {
+        let mut groups: BTreeMap<_, u64> = BTreeMap::new();
+        walk(pool, &mut |address, found| {
+            let site = pool.call_site(address);
             match found {
                 Found::Object(_, shape) => {
-                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len)).or_default() += 1
+                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len, site)).or_default() += 1
                 }
-                Found::Damaged => report.damaged += 1,
+                Found::Damaged => {
+                    report.damaged += 1;
+                    report.damaged_sites.extend(site);
+                }
             }
             true
         });
-        report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len), objects)| LeakGroup {
+        pool.sweep();
+        report.late_writes.add(pool.late_writes());
+        report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len, call_site), objects)| LeakGroup {
             pool: pool.name(),
             type_id: TypeId(type_id),
             meta_len: meta_len as usize,
             data_len: data_len as usize,
+            call_site,
             objects,
         }));
     }

@@ -25,3 +25,5 @@ pub(crate) use pinned::PinnedObject;
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;
+
+const _: () = assert!(HEAD == crate::trace::HEADERS, "traces count an object's headers");

@@ -37,6 +37,8 @@ impl Source for Fake {
             live_objects,
             allocations: 1_234_567,
             allocated_bytes: 20 << 20,
+            quarantined_objects: 0,
+            quarantined_bytes: 0,
             managed_bytes: 64 << 20,
             used_bytes: 24 << 20,
             free_bytes: 40 << 20,
@@ -122,6 +124,7 @@ impl Source for Fake {
                     errors: 3,
                 },
             ],
+            late_writes: LateWrites::default(),
         }
     }
 
@@ -151,6 +154,7 @@ impl Source for Fake {
             data_bytes: 4096 << (i % 8),
             references: 1 + i as u32 % 2,
             registered: i % 4 != 3,
+            allocated_at: None,
         };
         (0..live.min(limit)).map(object).collect()
     }
