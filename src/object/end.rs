@@ -32,9 +32,20 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
     unsafe {
         if !pool.put_cached(at.cast(), len) {
-            pool.release(at.cast(), len, None, || head.life());
+            release_slowly(at, pool, len);
         }
     }
+}
+
+/// # Safety
+/// As for [`Pool::release`], with the length of the piece of an object that has ended, without a region of its own.
+#[cold]
+#[inline(never)]
+unsafe fn release_slowly(at: NonNull<Head>, pool: &Pool, len: usize) {
+    // SAFETY: the piece is still handed out.
+    let head = unsafe { at.as_ref() };
+    // SAFETY: the caller's promise.
+    unsafe { pool.release(at.cast(), len, None, || head.life()) };
 }
 
 #[cold]

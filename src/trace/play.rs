@@ -97,22 +97,15 @@ impl Script {
             player,
             shared: (0..self.shared).map(|_| Mutex::new(None)).collect(),
             failed: AtomicBool::new(false),
-            begin: Barrier::new(self.parts.len() + 1),
+            begin: Barrier::new(self.parts.len()),
         };
         std::thread::scope(|scope| {
             let spawned: Vec<_> = self.parts.iter().map(|part| scope.spawn(|| stage.act(part))).collect();
-            stage.begin.wait();
-            let began = Instant::now();
-            let mut took = Ok(Duration::ZERO);
-            for thread in spawned {
-                let ended =
-                    thread.join().unwrap_or_else(|_| Err(Error::Trace("a thread of the replay panicked".into())));
-                took = match (took, ended) {
-                    (Ok(took), Ok(ended)) => Ok(took.max(ended.saturating_duration_since(began))),
-                    (Err(error), _) | (_, Err(error)) => Err(error),
-                };
-            }
-            took
+            let panicked = |_| Err(Error::Trace("a thread of the replay panicked".into()));
+            let done: Vec<_> = spawned.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
+            let spans = done.into_iter().collect::<Result<Vec<_>>>()?;
+            let (began, ended) = (spans.iter().map(|span| span.0).min(), spans.iter().map(|span| span.1).max());
+            Ok(began.zip(ended).map_or(Duration::ZERO, |(began, ended)| ended - began))
         })
     }
 }
@@ -126,17 +119,18 @@ struct Stage<'a, P: Player> {
 }
 
 impl<P: Player> Stage<'_, P> {
-    /// When it was through.
-    fn act(&self, part: &Part) -> Result<Instant> {
+    /// From when to when it took.
+    fn act(&self, part: &Part) -> Result<(Instant, Instant)> {
         let mut own: Vec<Option<P::Held>> = (0..part.places).map(|_| None).collect();
         self.begin.wait();
+        let began = Instant::now();
         let done = part.steps.iter().try_for_each(|&step| self.step(step, &mut own));
         let ended = Instant::now();
         if done.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
         own.into_iter().flatten().for_each(|held| self.player.release(held));
-        done.map(|()| ended)
+        done.map(|()| (began, ended))
     }
 
     #[inline]
