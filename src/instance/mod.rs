@@ -320,7 +320,8 @@ impl Lunasa {
     }
 
     /// Walks every structure of both pools and proves that each byte is in exactly one place, and that no live object was
-    /// damaged. To be called while no other thread of this process allocates or drops objects.
+    /// damaged. With `lunasa.debug.poison` also that nobody wrote into freed memory since the start. To be called while no
+    /// other thread of this process allocates or drops objects.
     ///
     /// # Errors
     /// [`Error::Memory`] with the first thing that is not as it must be.

@@ -9,7 +9,7 @@ use crate::snapshot::LateWrite;
 
 /// What freed memory is filled with: as a float it is huge, as a pointer invalid.
 pub(super) const POISON: u8 = 0xd7;
-/// Pieces begin at multiples of this. A word of zeros there is the manager's, for "no object begins here".
+/// Pieces begin at multiples of this. Zeros in the first word there are the manager's, for "no object begins here".
 const ALIGN: usize = crate::manager::ALIGN;
 const WORD: usize = size_of::<u64>();
 /// Bytes looked at in one go.
@@ -94,21 +94,20 @@ unsafe fn look(from: usize, to: usize, had: &Had) -> Option<LateWrite> {
     let (mut first, mut last, mut found) = (None, from, Vec::<u8>::new());
     let mut at = from;
     while at < to {
-        // Windows begin at multiples of their size, so that a word of the manager's lies in one.
-        let len = (to - at).min(WINDOW - at % WINDOW);
+        let len = (to - at).min(WINDOW);
         let bytes = &mut window[..len];
         // SAFETY: the caller's promise.
         unsafe { memory::copy(std::ptr::with_exposed_provenance(at), bytes.as_mut_ptr(), len) };
         if *bytes != FILLED[..len] {
-            for offset in (0..len).filter(|&offset| is_changed(bytes, at, offset)) {
+            for offset in (0..len).filter(|&offset| is_changed(bytes[offset], at + offset)) {
                 first.get_or_insert(at + offset);
                 last = at + offset;
                 // SAFETY: as above.
                 unsafe { mend(at + offset) };
             }
-            let shown = first.map_or(len, |first| first.saturating_sub(at).min(len));
-            found.extend(bytes[shown..].iter().take(SHOWN - found.len()));
         }
+        let shown = first.map_or(len, |first| first.saturating_sub(at).min(len));
+        found.extend(bytes[shown..].iter().take(SHOWN - found.len()));
         at += len;
     }
     let first = first?;
@@ -128,11 +127,9 @@ unsafe fn look(from: usize, to: usize, had: &Had) -> Option<LateWrite> {
     })
 }
 
-/// Whether the byte at `offset` of these, which begin at `address`, is neither the pattern's nor of a word of the manager's.
-fn is_changed(bytes: &[u8], address: usize, offset: usize) -> bool {
-    let place = (address + offset) % ALIGN;
-    let word = offset.saturating_sub(place);
-    bytes[offset] != POISON && !(place < WORD && bytes[word..].iter().take(WORD).all(|&byte| byte == 0))
+/// Whether a byte is neither the pattern's nor of a first word, which may hold zeros.
+fn is_changed(byte: u8, address: usize) -> bool {
+    byte != POISON && !(byte == 0 && address % ALIGN < WORD)
 }
 
 /// Writes a byte as it was: in a first word zero, else the pattern.
@@ -143,4 +140,79 @@ unsafe fn mend(address: usize) {
     let at = std::ptr::with_exposed_provenance_mut::<u8>(address);
     // SAFETY: the caller's promise.
     unsafe { at.write_volatile(if address % ALIGN < WORD { 0 } else { POISON }) };
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LEN: usize = 20_000;
+
+    /// A freed piece of [`LEN`] bytes, and what is noted of it.
+    fn freed() -> (Vec<u8>, usize, Freed) {
+        let mut memory = vec![0; LEN + ALIGN];
+        let address = memory.as_mut_ptr().expose_provenance().next_multiple_of(ALIGN);
+        // SAFETY: within the memory, with room for LEN bytes behind it.
+        unsafe { fill(address, LEN) };
+        let life = Life { serial: 9, type_id: 1, type_name: None, meta_len: 0, data_len: LEN as u64 };
+        let mut freed = Freed::default();
+        freed.note(LEN, Had { pool: "eager", address, life, site: None });
+        (memory, address, freed)
+    }
+
+    fn write(address: usize, bytes: &[u8]) {
+        let at = std::ptr::with_exposed_provenance_mut::<u8>(address);
+        // SAFETY: the callers' memory.
+        bytes.iter().enumerate().for_each(|(place, &byte)| unsafe { at.add(place).write(byte) });
+    }
+
+    fn claimed(freed: &mut Freed, from: usize, to: usize) -> Vec<LateWrite> {
+        let mut found = Vec::new();
+        // SAFETY: the memory of `freed` is there as long as the test is.
+        unsafe { freed.claim(from, to, &mut found) };
+        found
+    }
+
+    #[test]
+    fn a_write_is_found_with_its_offset_length_and_bytes_and_once() {
+        // In the first word, across windows, at the end, and long.
+        for (offset, len) in [(0, 4), (8, 1), (4093, 9), (64, 7), (LEN - 1, 1), (100, 15_000)] {
+            let (memory, address, mut freed) = freed();
+            write(address + offset, &vec![3; len]);
+            let mut found = Vec::new();
+            // SAFETY: the memory is there.
+            unsafe { freed.check(0, usize::MAX, &mut found) };
+            assert_eq!((found.len(), found[0].offset, found[0].bytes), (1, offset as u64, len as u64));
+            assert_eq!(found[0].found, vec!["03"; len.min(SHOWN)].join(" "));
+            assert_eq!((found[0].serial, found[0].address), (9, (address + offset) as u64));
+            assert_eq!(claimed(&mut freed, address, address + LEN), [], "found twice");
+            drop(memory);
+        }
+    }
+
+    #[test]
+    fn what_is_used_again_in_part_is_still_looked_at_in_the_rest() {
+        let (memory, address, mut freed) = freed();
+        let [from, to] = [6400, 12_800].map(|offset| address + offset);
+        assert_eq!(claimed(&mut freed, from, to), []);
+        // The new owner may write what it likes; the rest is nobody's.
+        write(from, &[1; 6400]);
+        write(from - 1, &[2]);
+        write(to, &[0; 9]);
+        let offsets = |found: Vec<LateWrite>| found.iter().map(|late| (late.offset, late.bytes)).collect::<Vec<_>>();
+        assert_eq!(offsets(claimed(&mut freed, address, from)), [(6399, 1)]);
+        // Of nine zeros the first eight are as the manager's mark.
+        assert_eq!(offsets(claimed(&mut freed, to, address + LEN)), [(12_808, 1)]);
+        assert_eq!(claimed(&mut freed, 0, usize::MAX), [], "something is still noted");
+        drop(memory);
+    }
+
+    #[test]
+    fn the_managers_marks_are_no_late_writes() {
+        let (memory, address, mut freed) = freed();
+        (0..LEN - 64).step_by(64).for_each(|offset| write(address + offset, &[0; 8]));
+        assert_eq!(claimed(&mut freed, address, address + LEN), []);
+        drop(memory);
+    }
 }

@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 //! What the aids find, and that pools are sound with all of them on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::object::{Ldo, LeakReport};
-use crate::{Lunasa, TypeId};
+use crate::{CallbackRegistrar, Lunasa, RegionKeys, TypeId};
 
 fn with(settings: &[(&str, toml::Value)]) -> Lunasa {
     let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
@@ -129,6 +132,27 @@ fn quarantine_keeps_memory_from_its_next_object_first_in_first_out() {
 }
 
 #[test]
+fn quarantine_gives_way_when_there_is_no_other_memory() {
+    let blocks = AtomicUsize::new(0);
+    let pin = move |_, _| {
+        let first = blocks.fetch_add(1, Ordering::SeqCst) == 0;
+        if first { Ok(RegionKeys::default()) } else { Err("one block and no more".to_owned()) }
+    };
+    // SAFETY: neither function touches the memory.
+    let registrar = unsafe { CallbackRegistrar::new("test", pin, |_, _, _| Ok(())) };
+    let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+    let config = config.set("lunasa.tcmalloc.min_system_alloc", "4 MiB").unwrap();
+    let config = config.set("lunasa.debug.quarantine", 1000).unwrap().set("lunasa.debug.poison", true).unwrap();
+    let lunasa = Lunasa::local_with(config, Arc::new(registrar)).unwrap();
+    (0..20).for_each(|_| drop(lunasa.object().data(1 << 20).unwrap()));
+    let waiting = lunasa.snapshot().pools[0].quarantined_objects;
+    assert!((1..=3).contains(&waiting), "{waiting} of 1 MiB wait in a block of 4 MiB");
+    assert!(matches!(lunasa.object().data(5 << 20), Err(Error::Registration(_))), "it is refused with its own reason");
+    lunasa.check().unwrap();
+    assert_eq!(lunasa.finish().unwrap(), LeakReport::default());
+}
+
+#[test]
 fn the_leak_report_and_the_list_say_who_allocated() {
     let lunasa = with(&[("lunasa.debug.call_sites", true.into())]);
     let line = line!() + 1;
@@ -184,7 +208,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn with_all_aids_on_pools_are_sound_and_objects_keep_their_bytes(
@@ -226,13 +250,13 @@ proptest! {
                 Deed::Check => lunasa.check().unwrap(),
                 Deed::Drop(_) | Deed::Share(_) => {}
             }
-            for (object, seed) in &held {
-                prop_assert!(object.data::<u8>().unwrap().iter().all(|byte| byte == seed));
-            }
             let live: u64 = lunasa.snapshot().pools.iter().map(|pool| pool.live_objects).sum();
             prop_assert_eq!(live, held.len() as u64);
         }
         lunasa.check().unwrap();
+        for (object, seed) in &held {
+            prop_assert!(object.data::<u8>().unwrap().iter().all(|byte| byte == seed));
+        }
         let report = lunasa.finish().unwrap();
         prop_assert_eq!((report.objects(), report.late_writes.count), (held.len() as u64, 0));
         drop(held);
