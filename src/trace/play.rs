@@ -1,7 +1,9 @@
-//! Playing a trace: each of its threads as a thread, in its own order; who drops another's object waits for it.
+//! Playing a trace: each of its threads as a thread, in its own order; who drops another's object waits for it, and who
+//! began after another's end begins after it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Barrier, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Action, Trace};
@@ -36,6 +38,9 @@ struct Part {
     steps: Vec<Step>,
     /// Places for objects of its own, each used again when it is free.
     places: usize,
+    /// Where in the order of all events its first and its last are.
+    first: usize,
+    last: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +64,7 @@ impl Script {
         let mut places = vec![Place::Own(0); trace.objects];
         let mut parts: Vec<Part> = (0..trace.threads).map(|_| Part::default()).collect();
         let (mut free, mut shared) = (vec![Vec::new(); trace.threads], 0);
-        for event in &trace.events {
+        for (index, event) in trace.events.iter().enumerate() {
             let (thread, object) = (event.thread as usize, event.object as usize);
             let part = &mut parts[thread];
             let step = match event.action {
@@ -82,8 +87,14 @@ impl Script {
                     Step::Drop(places[object])
                 }
             };
+            if part.steps.is_empty() {
+                part.first = index;
+            }
+            part.last = index;
             part.steps.push(step);
         }
+        parts.retain(|part| !part.steps.is_empty());
+        parts.sort_by_key(|part| part.first);
         Self { parts, shared }
     }
 
@@ -97,16 +108,24 @@ impl Script {
             player,
             shared: (0..self.shared).map(|_| Mutex::new(None)).collect(),
             failed: AtomicBool::new(false),
-            begin: Barrier::new(self.parts.len()),
         };
-        std::thread::scope(|scope| {
-            let spawned: Vec<_> = self.parts.iter().map(|part| scope.spawn(|| stage.act(part))).collect();
-            let panicked = |_| Err(Error::Trace("a thread of the replay panicked".into()));
-            let done: Vec<_> = spawned.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
-            let spans = done.into_iter().collect::<Result<Vec<_>>>()?;
-            let (began, ended) = (spans.iter().map(|span| span.0).min(), spans.iter().map(|span| span.1).max());
-            Ok(began.zip(ended).map_or(Duration::ZERO, |(began, ended)| ended - began))
-        })
+        let spans = std::thread::scope(|scope| {
+            let (mut spans, mut running) = (Vec::new(), Vec::new());
+            let join = |thread: ScopedJoinHandle<_>| {
+                thread.join().unwrap_or_else(|_| Err(Error::Trace("a thread of the replay panicked".to_owned())))
+            };
+            for part in &self.parts {
+                // Those that had ended before it began.
+                for (_, thread) in running.extract_if(.., |(last, _)| *last < part.first) {
+                    spans.push(join(thread));
+                }
+                running.push((part.last, scope.spawn(|| stage.act(part))));
+            }
+            spans.extend(running.into_iter().map(|(_, thread)| join(thread)));
+            spans.into_iter().collect::<Result<Vec<_>>>()
+        })?;
+        let (began, ended) = (spans.iter().map(|span| span.0).min(), spans.iter().map(|span| span.1).max());
+        Ok(began.zip(ended).map_or(Duration::ZERO, |(began, ended)| ended - began))
     }
 }
 
@@ -115,14 +134,12 @@ struct Stage<'a, P: Player> {
     player: &'a P,
     shared: Vec<Mutex<Option<P::Held>>>,
     failed: AtomicBool,
-    begin: Barrier,
 }
 
 impl<P: Player> Stage<'_, P> {
     /// From when to when it took.
     fn act(&self, part: &Part) -> Result<(Instant, Instant)> {
         let mut own: Vec<Option<P::Held>> = (0..part.places).map(|_| None).collect();
-        self.begin.wait();
         let began = Instant::now();
         let done = part.steps.iter().try_for_each(|&step| self.step(step, &mut own));
         let ended = Instant::now();

@@ -90,6 +90,37 @@ fn the_peak_is_where_most_is_alive() {
 }
 
 #[test]
+fn threads_that_had_ended_have_ended_in_the_replay() {
+    let directory = tempfile::tempdir().unwrap();
+    let lunasa = recording(&directory.path().join("t"));
+    for _ in 0..50 {
+        let work = || (0..20).for_each(|_| drop(lunasa.object().data(10).unwrap()));
+        std::thread::scope(|scope| {
+            scope.spawn(work).join().unwrap();
+        });
+    }
+    lunasa.finish().unwrap();
+    /// How often another thread played than the one before.
+    #[derive(Default)]
+    struct Threads(Mutex<(Option<std::thread::ThreadId>, usize)>);
+    impl Player for Threads {
+        type Held = ();
+        fn allocate(&self, _: usize, _: bool) -> Result<()> {
+            let (last, changes) = &mut *self.0.lock().unwrap();
+            let own = Some(std::thread::current().id());
+            if *last != own {
+                (*last, *changes) = (own, *changes + 1);
+            }
+            Ok(())
+        }
+        fn release(&self, (): ()) {}
+    }
+    let player = Threads::default();
+    Trace::read(&directory.path().join("t.0")).unwrap().script().play(&player).unwrap();
+    assert_eq!(player.0.into_inner().unwrap().1, 50, "threads that came one after another overlapped");
+}
+
+#[test]
 fn a_replay_that_is_refused_ends_and_gives_everything_back() {
     let directory = tempfile::tempdir().unwrap();
     let trace = Trace::parse(&some_trace(directory.path())).unwrap();

@@ -55,8 +55,11 @@ struct Row {
 /// Runs it; see the module.
 pub fn run(options: &Options) -> Result<()> {
     let config = settings::config(&options.settings)?;
-    let outcomes = (options.files.iter())
-        .map(|file| measure(file, &Trace::read(file)?, options.rounds, &config))
+    let traces = options.files.iter().map(|file| Trace::read(file)).collect::<Result<Vec<_>>>()?;
+    // First of all, while malloc's heap is small.
+    let mapped = traces.iter().map(|trace| mapped(trace, &config)).collect::<Result<Vec<_>>>()?;
+    let outcomes = (options.files.iter().zip(&traces).zip(mapped))
+        .map(|((file, trace), mapped)| measure(file, trace, mapped, options.rounds, &config))
         .collect::<Result<Vec<_>>>()?;
     if options.json {
         let text = serde_json::json!({ "schema": 1, "rounds": options.rounds, "traces": outcomes });
@@ -67,13 +70,17 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure(file: &Path, trace: &Trace, rounds: u16, config: &Config) -> Result<Outcome> {
+/// Bytes that each contender maps.
+fn mapped(trace: &Trace, config: &Config) -> Result<Vec<u64>> {
+    Contender::ALL.iter().map(|who| who.mapped(trace, config)).collect()
+}
+
+fn measure(file: &Path, trace: &Trace, mapped: Vec<u64>, rounds: u16, config: &Config) -> Result<Outcome> {
     let (operations, (_, peak)) = (trace.events().len(), trace.peak());
     if operations == 0 {
         return Err(Error::Trace(format!("{}: nothing was allocated in it", file.display())));
     }
     let script = trace.script();
-    let mapped = Contender::ALL.iter().map(|who| who.mapped(trace, config)).collect::<Result<Vec<_>>>()?;
     let mut times = vec![Vec::new(); Contender::ALL.len()];
     for round in 0..usize::from(rounds) {
         for turn in 0..times.len() {
@@ -150,7 +157,8 @@ mod tests {
         assert!(trace.is_whole() && trace.objects() > 10);
         let config = settings::config(&["lunasa.tcmalloc.min_system_alloc=4 MiB".into()]).unwrap();
         // A contender that leaves something is an error.
-        let outcome = measure(Path::new("demo.trace"), &trace, 1, &config).unwrap();
+        let mapped = mapped(&trace, &config).unwrap();
+        let outcome = measure(Path::new("demo.trace"), &trace, mapped, 1, &config).unwrap();
         assert_eq!((outcome.contenders.len(), outcome.operations), (6, trace.events().len()));
         for row in &outcome.contenders {
             assert!(row.ns_per_operation > 0.0 && row.mapped_bytes >= outcome.peak_live_bytes, "{row:?}");
