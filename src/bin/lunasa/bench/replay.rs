@@ -1,6 +1,7 @@
 //! `lunasa bench replay`: recorded traces with each contender, in interleaved rounds.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{BinaryBytes, HumanCount};
@@ -26,6 +27,9 @@ pub struct Options {
     /// A key of Lunasa's configuration and its value, as TOML, such as lunasa.tcmalloc.min_system_alloc='"4 MiB"'
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// Only say how many bytes the contender of this number maps
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u8).range(..Contender::ALL.len() as i64))]
+    mapped_by: Option<u8>,
 }
 
 /// What came of one trace.
@@ -56,10 +60,14 @@ struct Row {
 pub fn run(options: &Options) -> Result<()> {
     let config = settings::config(&options.settings)?;
     let traces = options.files.iter().map(|file| Trace::read(file)).collect::<Result<Vec<_>>>()?;
-    // First of all, while malloc's heap is small.
-    let mapped = traces.iter().map(|trace| mapped(trace, &config)).collect::<Result<Vec<_>>>()?;
-    let outcomes = (options.files.iter().zip(&traces).zip(mapped))
-        .map(|((file, trace), mapped)| measure(file, trace, mapped, options.rounds, &config))
+    if let Some(number) = options.mapped_by {
+        for trace in &traces {
+            println!("{}", Contender::ALL[usize::from(number)].mapped(trace, &config)?);
+        }
+        return Ok(());
+    }
+    let outcomes = (options.files.iter().zip(&traces))
+        .map(|(file, trace)| measure(file, trace, mapped(file, options)?, options.rounds, &config))
         .collect::<Result<Vec<_>>>()?;
     if options.json {
         let text = serde_json::json!({ "schema": 1, "rounds": options.rounds, "traces": outcomes });
@@ -70,9 +78,19 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that each contender maps.
-fn mapped(trace: &Trace, config: &Config) -> Result<Vec<u64>> {
-    Contender::ALL.iter().map(|who| who.mapped(trace, config)).collect()
+/// Bytes that each contender maps, each in a process of its own, whose heap was not used before.
+fn mapped(file: &Path, options: &Options) -> Result<Vec<u64>> {
+    let failed = |why: String| Error::Trace(format!("{}: what is mapped cannot be told: {why}", file.display()));
+    let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let ask = |number: usize| {
+        let mut command = Command::new(&own);
+        command.args(["bench", "replay", "--mapped-by", &number.to_string()]).arg(file);
+        command.args(options.settings.iter().flat_map(|setting| ["--set", setting]));
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        said.trim().parse().map_err(|_| failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    };
+    (0..Contender::ALL.len()).map(ask).collect()
 }
 
 fn measure(file: &Path, trace: &Trace, mapped: Vec<u64>, rounds: u16, config: &Config) -> Result<Outcome> {
@@ -157,7 +175,7 @@ mod tests {
         assert!(trace.is_whole() && trace.objects() > 10);
         let config = settings::config(&["lunasa.tcmalloc.min_system_alloc=4 MiB".into()]).unwrap();
         // A contender that leaves something is an error.
-        let mapped = mapped(&trace, &config).unwrap();
+        let mapped = Contender::ALL.iter().map(|who| who.mapped(&trace, &config).unwrap()).collect();
         let outcome = measure(Path::new("demo.trace"), &trace, mapped, 1, &config).unwrap();
         assert_eq!((outcome.contenders.len(), outcome.operations), (6, trace.events().len()));
         for row in &outcome.contenders {
