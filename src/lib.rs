@@ -14,6 +14,7 @@ mod registrar;
 pub mod snapshot;
 pub mod status;
 pub mod topology;
+pub mod trace;
 mod transfer;
 mod verbs;
 

@@ -1,5 +1,6 @@
 //! How objects are made: sizes, type, pool, capacity.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -11,7 +12,7 @@ use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{self, class_byte};
-use crate::pool::{Pool, Pools, Registration};
+use crate::pool::{CallSite, Pool, Pools, Registration};
 
 /// Largest sizes that the quick way considers.
 const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
@@ -92,6 +93,7 @@ impl<'a> ObjectBuilder<'a> {
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
     /// limit, [`Error::Closed`] after finish.
     #[inline]
+    #[track_caller]
     pub fn data(self, bytes: usize) -> Result<Ldo> {
         // Sums of such sizes cannot overflow; all else, and every error, goes the long way.
         let quick = self.meta <= u32::MAX as usize && bytes <= MOST_QUICK && self.capacity <= MOST_QUICK;
@@ -104,12 +106,12 @@ impl<'a> ObjectBuilder<'a> {
         }
         // A new value for the slow way, so that the fast one need not keep this one in memory.
         let Self { pools, node, time, type_id, meta, capacity, zeroed } = self;
-        Self { pools, node, time, type_id, meta, capacity, zeroed }.data_slowly(bytes)
+        Self { pools, node, time, type_id, meta, capacity, zeroed }.data_slowly(bytes, Location::caller())
     }
 
     #[cold]
     #[inline(never)]
-    fn data_slowly(self, bytes: usize) -> Result<Ldo> {
+    fn data_slowly(self, bytes: usize, site: CallSite) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let too_large = || {
             let (meta, capacity) = (self.meta, self.capacity);
@@ -120,7 +122,7 @@ impl<'a> ObjectBuilder<'a> {
         let sections = self.meta.checked_add(bytes).ok_or_else(too_large)?;
         let capacity = sections.max(self.capacity);
         let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
-        let (piece, serial, region) = pool.allocate(total)?;
+        let (piece, serial, region) = pool.allocate(total, site)?;
         let extra = region.map_or(0, |region| region.id.pack());
         let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: bytes as u64 };
@@ -138,6 +140,7 @@ impl<'a> ObjectBuilder<'a> {
     /// # Errors
     /// As for [`ObjectBuilder::data`].
     #[inline]
+    #[track_caller]
     pub fn data_of<T: FromBytes + IntoBytes>(self, count: usize) -> Result<Ldo> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::Object(format!("{count} values of {} bytes exceed the address space", size_of::<T>()))
@@ -149,6 +152,7 @@ impl<'a> ObjectBuilder<'a> {
     ///
     /// # Errors
     /// As for [`ObjectBuilder::data`]; the memory has then gone back through its cleanup function.
+    #[track_caller]
     pub fn user(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
         let memory = memory.into();
         let data_len = memory.len();
@@ -160,6 +164,7 @@ impl<'a> ObjectBuilder<'a> {
     ///
     /// # Errors
     /// As for [`ObjectBuilder::user`], and [`Error::Object`] when the memory is shorter than the metadata.
+    #[track_caller]
     pub fn user_with_meta(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
         let memory = memory.into();
         let (meta, len) = (self.meta, memory.len());
@@ -169,10 +174,11 @@ impl<'a> ObjectBuilder<'a> {
         self.user_object(memory, 0, data_len, USER | META_IN_USER)
     }
 
+    #[track_caller]
     fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let piece_len = HEAD + in_piece;
-        let (piece, serial, region) = pool.allocate(piece_len)?;
+        let (piece, serial, region) = pool.allocate(piece_len, Location::caller())?;
         let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
         let capacity = (in_piece + memory.len()) as u64;
         let part = Box::new(UserPart { memory, region: AtomicU64::new(0), piece_region, piece_len });

@@ -55,7 +55,7 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
     let len = HEAD + head.capacity() as usize;
     head.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, None) };
+    unsafe { pool.release(at.cast(), len, None, || head.life()) };
 }
 
 #[cold]
@@ -98,5 +98,5 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
     });
     head.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, region) };
+    unsafe { pool.release(at.cast(), len, region, || head.life()) };
 }

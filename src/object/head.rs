@@ -17,7 +17,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::pool::Pool;
+use super::types::TypeId;
+use crate::pool::{Life, Pool};
 
 #[cfg(target_endian = "big")]
 compile_error!("the header travels as it lies in memory, little-endian; Lunasa runs on little-endian machines");
@@ -172,6 +173,13 @@ impl Head {
         let both = u64::from(shape.meta_len) << 32 | u64::from(shape.type_id);
         self.type_and_meta_len.store(both, Ordering::Relaxed);
         self.data_len.store(shape.data_len, Ordering::Relaxed);
+    }
+
+    /// What the object is, or was before `end`.
+    #[cold]
+    pub(super) fn life(&self) -> Life {
+        let Shape { type_id, meta_len, data_len } = self.shape();
+        Life { serial: self.tag() >> 8, type_id, type_name: TypeId(type_id).name(), meta_len, data_len }
     }
 
     /// Whether the sections fit the capacity, as they always do unless somebody wrote over the header.

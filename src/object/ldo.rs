@@ -1,6 +1,7 @@
 //! [`Ldo`]: one pointer to an object; clones share it, and the last one gives the memory back.
 
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -269,11 +270,12 @@ impl Ldo {
     ///
     /// # Errors
     /// As for [`super::ObjectBuilder::data`].
+    #[track_caller]
     pub fn deep_copy(&self) -> Result<Self> {
         let (pool, shape) = (self.pool()?, self.head().shape());
         let from = self.sections()?;
         let capacity = (shape.meta_len as usize + shape.data_len as usize).max(self.capacity());
-        let (piece, serial, region) = pool.allocate(HEAD + capacity)?;
+        let (piece, serial, region) = pool.allocate(HEAD + capacity, Location::caller())?;
         let extra = region.map_or(0, |region| region.id.pack());
         let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         // SAFETY: a fresh piece of that many bytes.

@@ -27,3 +27,5 @@ pub use region::UserRegion;
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;
+
+const _: () = assert!(HEAD == crate::trace::HEADERS, "traces count an object's headers");
