@@ -13,6 +13,7 @@ mod pool;
 mod registrar;
 pub mod snapshot;
 pub mod status;
+mod sync;
 pub mod topology;
 mod transfer;
 

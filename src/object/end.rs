@@ -28,7 +28,7 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
     }
     // The common case: an ordinary object without a region of its own.
     let len = HEAD + head.capacity() as usize;
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
     unsafe {
         if !pool.put_cached(at.cast(), len) {
@@ -75,7 +75,7 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
             false
         }
     });
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
     unsafe { pool.release(at.cast(), len, region) };
 }

@@ -17,6 +17,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::life::Life;
 use crate::pool::Pool;
 
 #[cfg(target_endian = "big")]
@@ -32,19 +33,10 @@ pub(crate) const USER: u64 = 1;
 /// Flag of a user object whose metadata lie there too, in front of the data.
 pub(crate) const META_IN_USER: u64 = 2;
 
-const REFERENCE: u64 = 1;
-const PIN: u64 = 1 << 32;
-/// Only an object that carries this bit can be pinned. One that does not, and has one reference, is its holder's alone.
-const SHARED: u64 = 1 << 63;
-/// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
-const MOST: u32 = u32::MAX / 2;
-
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Head {
-    check: AtomicU64,
-    counts: AtomicU64,
-    tag: AtomicU64,
+    pub life: Life,
     owner: AtomicU64,
     capacity: AtomicU64,
     pub extra: AtomicU64,
@@ -87,18 +79,12 @@ impl Head {
     #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
         let (tag, owner) = (birth.serial << 8 | birth.flags, birth.owner.expose_provenance() as u64);
-        self.counts.store(REFERENCE, Ordering::Relaxed);
-        self.tag.store(tag, Ordering::Relaxed);
+        self.life.begin(tag);
         self.owner.store(owner, Ordering::Relaxed);
         self.capacity.store(birth.capacity, Ordering::Relaxed);
         self.extra.store(birth.extra, Ordering::Relaxed);
         self.set_shape(shape);
-        self.check.store(self.check_of(tag, owner, birth.capacity, birth.extra), Ordering::Release);
-    }
-
-    /// The object is no more; late readers see it.
-    pub(crate) fn end(&self) {
-        self.check.store(0, Ordering::Release);
+        self.life.publish(self.check_of(tag, owner, birth.capacity, birth.extra));
     }
 
     /// Four products that do not wait for one another; a field that changed changes the sum, and nobody outside knows the
@@ -122,18 +108,18 @@ impl Head {
     /// Whether there is an object here and nothing that must not change was written over.
     #[inline(always)]
     pub(crate) fn is_sound(&self) -> bool {
-        let check = self.check.load(Ordering::Acquire);
+        let check = self.life.check();
         check != 0 && check == self.expected_check()
     }
 
     /// Whether there is no object here at all.
     pub(crate) fn is_vacant(&self) -> bool {
-        self.check.load(Ordering::Acquire) == 0
+        self.life.check() == 0
     }
 
     /// Serial number and flags.
     pub(crate) fn tag(&self) -> u64 {
-        self.tag.load(Ordering::Relaxed)
+        self.life.tag()
     }
 
     pub(crate) fn is_user(&self) -> bool {
@@ -167,51 +153,5 @@ impl Head {
     /// Whether the sections fit the capacity, as they always do unless somebody wrote over the header.
     pub(crate) fn fits(&self, shape: Shape) -> bool {
         shape.data_len.checked_add(u64::from(shape.meta_len)).is_some_and(|sum| sum <= self.capacity())
-    }
-
-    /// References held by the program.
-    pub(crate) fn references(&self) -> u32 {
-        self.counts.load(Ordering::Acquire) as u32
-    }
-
-    #[inline(always)]
-    pub(crate) fn add_reference(&self) {
-        if self.counts.fetch_add(REFERENCE, Ordering::Relaxed) as u32 > MOST {
-            std::process::abort();
-        }
-    }
-
-    /// Whether that was the last of everything: then the object must be destroyed by the caller.
-    #[inline(always)]
-    pub(crate) fn drop_reference(&self) -> bool {
-        // With one reference, ours, and no handle given out, nobody else can come to touch the counts.
-        self.counts.load(Ordering::Acquire) == REFERENCE
-            || self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
-    }
-
-    /// A handle is about to be given out: from now on the object may be pinned.
-    pub(crate) fn share(&self) {
-        if self.counts.load(Ordering::Relaxed) & SHARED == 0 {
-            self.counts.fetch_or(SHARED, Ordering::AcqRel);
-        }
-    }
-
-    /// Keeps the object of this tag from being destroyed, without counting as a reference. False when it is gone.
-    pub(crate) fn pin(&self, tag: u64) -> bool {
-        let mut counts = self.counts.load(Ordering::Acquire);
-        loop {
-            if counts & SHARED == 0 || counts as u32 == 0 || self.is_vacant() || self.tag() != tag {
-                return false;
-            }
-            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(now) => counts = now,
-            }
-        }
-    }
-
-    /// As [`Head::drop_reference`], for a pin.
-    pub(crate) fn unpin(&self) -> bool {
-        self.counts.fetch_sub(PIN, Ordering::AcqRel) & !SHARED == PIN
     }
 }

@@ -92,7 +92,7 @@ impl Ldo {
 
     /// References to the object, this one included.
     pub fn references(&self) -> u32 {
-        self.head().references()
+        self.head().life.references()
     }
 
     /// Whether its data lie in memory that the program brought.
@@ -361,7 +361,7 @@ impl Ldo {
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
         let (piece, user) = self.regions()?;
-        self.head().share();
+        self.head().life.share();
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
         Ok(RemoteHandle::new(&Origin {
             rank: pool.regions.rank(),
@@ -388,7 +388,7 @@ impl Clone for Ldo {
     fn clone(&self) -> Self {
         // A forked child shares the memory with its parent: it must not count there.
         if !memory::in_forked_child() {
-            self.head().add_reference();
+            self.head().life.add_reference();
         }
         Self(self.0)
     }
@@ -397,7 +397,7 @@ impl Clone for Ldo {
 impl Drop for Ldo {
     #[inline]
     fn drop(&mut self) {
-        if !memory::in_forked_child() && self.head().drop_reference() {
+        if !memory::in_forked_child() && self.head().life.drop_reference() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.0) };
         }

@@ -7,6 +7,7 @@
 mod callback;
 mod host;
 mod regions;
+mod slot;
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -14,7 +15,8 @@ use std::ptr::NonNull;
 pub use callback::CallbackRegistrar;
 pub use host::HostRegistrar;
 pub use regions::Region;
-pub(crate) use regions::{Backing, PeerRegions, RegionId, Regions};
+pub(crate) use regions::{PeerRegions, RegionId, Regions};
+pub(crate) use slot::Backing;
 
 use crate::error::Result;
 

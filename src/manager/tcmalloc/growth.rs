@@ -3,13 +3,14 @@
 //! A thread of each instance, the keeper, maps and registers the next block when less than `reserve_ahead` bytes are free,
 //! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::blocks::GRANULE;
 use super::classes::PAGE;
 use super::heap::Heap;
+use super::wake::Woken;
 use super::{Shared, lock};
 use crate::error::{Error, Result};
 
@@ -25,20 +26,6 @@ pub(super) struct Growth {
 /// A block is this fraction of what is mapped already, so that it doubles as that doubles and little lies idle.
 const FRACTION: usize = 8;
 
-/// The keeper's bell.
-#[derive(Debug, Default)]
-pub(super) struct Wake {
-    rung: Mutex<Rung>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rung {
-    /// Less is free than should be.
-    low: bool,
-    stop: bool,
-}
-
 /// The keeper's thread.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
@@ -49,11 +36,7 @@ impl Shared {
     /// Rings for the keeper when too little is free.
     pub(super) fn look_ahead(&self, heap: &Heap) {
         if heap.free * PAGE < self.settings.reserve_ahead {
-            let mut rung = lock(&self.wake.rung);
-            if !rung.low {
-                rung.low = true;
-                self.wake.bell.notify_one();
-            }
+            self.wake.ring();
         }
     }
 
@@ -138,22 +121,18 @@ impl Shared {
     fn keep(&self) {
         let mut pause: Option<Duration> = None;
         loop {
-            let low = {
-                let rung = lock(&self.wake.rung);
-                let wanted = |rung: &mut Rung| !rung.low && !rung.stop;
-                let poisoned = PoisonError::into_inner;
-                // Nothing is due before somebody rings, but blocks that become empty do not ring.
-                let limit = pause.unwrap_or(match self.settings.release_after {
-                    Duration::ZERO => Duration::from_secs(3600),
-                    after => after.max(Duration::from_millis(100)),
-                });
-                let (mut rung, _) = self.wake.bell.wait_timeout_while(rung, limit, wanted).unwrap_or_else(poisoned);
-                if rung.stop {
-                    return;
-                }
-                std::mem::take(&mut rung.low)
-            };
-            if low && let Err(error) = self.reserve(self.settings.reserve_ahead) {
+            // Nothing is due before somebody rings, but blocks that become empty do not ring.
+            let limit = pause.unwrap_or(match self.settings.release_after {
+                Duration::ZERO => Duration::from_secs(3600),
+                after => after.max(Duration::from_millis(100)),
+            });
+            let woken = self.wake.wait(limit);
+            if woken == Woken::Stop {
+                return;
+            }
+            if woken == Woken::Low
+                && let Err(error) = self.reserve(self.settings.reserve_ahead)
+            {
                 // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
                 tracing::debug!("growing ahead of need: {error}");
             }
@@ -177,8 +156,7 @@ impl Keeper {
 
     pub(super) fn stop(&self, shared: &Shared) {
         if let Some(thread) = lock(&self.thread).take() {
-            lock(&shared.wake.rung).stop = true;
-            shared.wake.bell.notify_all();
+            shared.wake.stop();
             // One that panicked has ended as well; the panic was reported.
             drop(thread.join());
         }

@@ -14,10 +14,12 @@ mod central;
 mod classes;
 mod growth;
 mod heap;
+mod map;
 mod report;
 mod span;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +38,7 @@ use classes::{COUNT, LARGEST, PAGE, SIZES, batch_of_class, class_of, pages_of_cl
 use growth::{Growth, Keeper};
 use heap::Heap;
 use span::Use;
+use wake::Wake;
 
 /// Pieces on their way between a cache and a central list.
 type Batch = ArrayVec<NonNull<u8>, 64>;
@@ -70,7 +73,7 @@ struct Shared {
     classes: [Mutex<Central>; COUNT],
     caches: Mutex<Caches>,
     growth: Mutex<Growth>,
-    wake: growth::Wake,
+    wake: Wake,
 }
 
 /// All caches there are. They are never moved or freed before the manager is.
@@ -101,7 +104,7 @@ impl Tcmalloc {
                 classes: std::array::from_fn(|_| Mutex::default()),
                 caches: Mutex::default(),
                 growth: Mutex::default(),
-                wake: growth::Wake::default(),
+                wake: Wake::default(),
             }));
             Arc::downgrade(shared)
         });
