@@ -1,11 +1,10 @@
 //! Objects: made, cloned, pinned by peers, dropped, and their memory used again.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
-use loom::thread;
 
 use crate::life::Life;
+use crate::together;
 
 /// A piece of memory: the life of the object in it, and the tag of that object as plain memory, which loom holds against
 /// racing accesses.
@@ -15,10 +14,29 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(tag: u64) -> Arc<Self> {
-        let piece = Self { life: Life::default(), body: UnsafeCell::new(0) };
-        piece.make(tag);
-        Arc::new(piece)
+    fn vacant() -> Self {
+        Self { life: Life::default(), body: UnsafeCell::new(0) }
+    }
+
+    /// With an object of tag 1, which has one reference.
+    fn unshared() -> Self {
+        let piece = Self::vacant();
+        piece.make(1);
+        piece
+    }
+
+    /// As `unshared`, with two references.
+    fn twice() -> Self {
+        let piece = Self::unshared();
+        piece.life.add_reference();
+        piece
+    }
+
+    /// As `unshared`, and a handle was given out.
+    fn shared() -> Self {
+        let piece = Self::unshared();
+        piece.life.share();
+        piece
     }
 
     /// Makes an object, in memory that nobody else has.
@@ -70,173 +88,127 @@ impl Piece {
         is_it
     }
 
-    fn is_gone(&self) -> bool {
+    fn must_be_gone(&self) {
         // SAFETY: loom reports it if anybody writes meanwhile.
-        self.body.with(|body| unsafe { *body } == 0)
+        self.body.with(|body| assert_eq!(unsafe { *body }, 0, "never destroyed"));
+        assert!(!self.serve(1));
     }
 }
 
-/// Runs on a thread of its own.
-fn spawn(piece: &Arc<Piece>, run: impl FnOnce(&Piece) + 'static) -> thread::JoinHandle<()> {
-    let piece = piece.clone();
-    thread::spawn(move || run(&piece))
+/// The roles.
+fn drops(piece: &Piece) {
+    piece.drop_reference(1);
 }
 
-fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| assert!(thread.join().is_ok()));
+fn serves(piece: &Piece) {
+    piece.serve(1);
+}
+
+fn shares_and_drops(piece: &Piece) {
+    piece.life.share();
+    piece.drop_reference(1);
 }
 
 #[test]
 fn the_last_of_several_references_destroys_once() {
-    loom::model(|| {
-        let piece = Piece::new(1);
+    let clones_and_drops = |piece: &Piece| {
         piece.life.add_reference();
-        let other = spawn(&piece, |piece| {
-            piece.life.add_reference();
-            piece.drop_reference(1);
-            piece.drop_reference(1);
-        });
         piece.drop_reference(1);
-        join([other]);
-        assert!(piece.is_gone());
-    });
+        piece.drop_reference(1);
+    };
+    together(None, Piece::twice, &[drops, clones_and_drops], Piece::must_be_gone);
 }
 
 #[test]
 fn the_only_reference_may_write() {
-    loom::model(|| {
-        let piece = Piece::new(1);
-        piece.life.add_reference();
-        let other = spawn(&piece, |piece| {
-            piece.drop_reference(1);
-        });
+    let writes = |piece: &Piece| {
         if piece.life.references() == 1 {
             // SAFETY: loom reports it if anybody else is here.
             piece.body.with_mut(|body| unsafe { *body = 1 });
         }
-        join([other]);
         piece.drop_reference(1);
-        assert!(piece.is_gone());
-    });
+    };
+    together(None, Piece::twice, &[drops, writes], Piece::must_be_gone);
 }
 
 #[test]
 fn an_object_without_a_handle_is_dropped_without_regard_to_peers() {
-    loom::model(|| {
-        let piece = Piece::new(1);
-        let peer = spawn(&piece, |piece| assert!(!piece.serve(1), "pinned, and no handle was given out"));
-        assert!(piece.drop_reference(1));
-        join([peer]);
-    });
+    let serves = |piece: &Piece| assert!(!piece.serve(1), "pinned, and no handle was given out");
+    let drops = |piece: &Piece| assert!(piece.drop_reference(1));
+    together(None, Piece::unshared, &[drops, serves, serves], Piece::must_be_gone);
 }
 
 #[test]
 fn an_object_outlives_its_last_reference_while_it_is_served() {
-    let mut model = loom::model::Builder::new();
-    // All orders would take a minute.
-    model.preemption_bound = Some(3);
-    model.check(|| {
-        let piece = Piece::new(1);
-        piece.life.share();
-        let peers = [(); 2].map(|()| {
-            spawn(&piece, |piece| {
-                piece.serve(1);
-            })
-        });
-        piece.drop_reference(1);
-        join(peers);
-        assert!(piece.is_gone());
-        assert!(!piece.serve(1));
-    });
+    together(None, Piece::shared, &[drops, serves], Piece::must_be_gone);
+    together(Some(2), Piece::shared, &[drops, serves, serves], Piece::must_be_gone);
 }
 
 #[test]
 fn a_handle_given_out_by_one_of_two_holders_counts_for_the_other() {
-    loom::model(|| {
-        let piece = Piece::new(1);
-        piece.life.add_reference();
-        let holder = spawn(&piece, |piece| {
-            piece.life.share();
-            piece.drop_reference(1);
-        });
-        let peer = spawn(&piece, |piece| {
-            piece.serve(1);
-        });
-        piece.drop_reference(1);
-        join([holder, peer]);
-        assert!(piece.is_gone());
-    });
+    together(None, Piece::twice, &[drops, shares_and_drops], Piece::must_be_gone);
+    together(Some(2), Piece::twice, &[drops, shares_and_drops, serves], Piece::must_be_gone);
 }
 
 #[test]
 fn threads_that_give_out_handles_together_leave_the_object_shared() {
-    loom::model(|| {
-        let piece = Piece::new(1);
-        let other = spawn(&piece, |piece| piece.life.share());
+    let shares = |piece: &Piece| {
         piece.life.share();
-        let peer = spawn(&piece, |piece| assert!(piece.serve(1), "a handle was given out and the object lives"));
-        join([other, peer]);
-        assert!(piece.drop_reference(1));
-    });
+        assert!(piece.serve(1), "a handle was given out and the object lives");
+    };
+    let after = |piece: &Piece| assert!(piece.drop_reference(1));
+    together(None, Piece::unshared, &[shares, shares], after);
 }
 
 #[test]
 fn a_late_handle_never_reaches_the_next_object_in_the_memory() {
-    loom::model(|| {
-        let piece = Piece::new(1);
-        piece.life.share();
-        let peer = spawn(&piece, |piece| {
-            piece.serve(1);
-        });
+    let drops_and_makes = |piece: &Piece| {
         if piece.drop_reference(1) {
             piece.make(2);
             piece.life.share();
             piece.drop_reference(2);
         }
-        join([peer]);
-        assert!(piece.is_gone());
-    });
+    };
+    together(Some(3), Piece::shared, &[drops_and_makes, serves], Piece::must_be_gone);
 }
 
 #[test]
 fn a_check_word_that_is_seen_shows_the_rest() {
-    loom::model(|| {
-        let piece = Arc::new(Piece { life: Life::default(), body: UnsafeCell::new(0) });
-        let walker = spawn(&piece, |piece| {
-            if piece.life.check() == !1 {
-                assert_eq!((piece.life.tag(), piece.life.references()), (1, 1));
-                piece.look(1);
-            }
-        });
-        piece.make(1);
-        join([walker]);
-    });
+    let makes = |piece: &Piece| piece.make(1);
+    let walks = |piece: &Piece| {
+        if piece.life.check() == !1 {
+            assert_eq!((piece.life.tag(), piece.life.references()), (1, 1));
+            piece.look(1);
+        }
+    };
+    together(None, Piece::vacant, &[makes, walks], drops);
 }
 
 #[test]
 fn a_copy_that_was_overtaken_by_the_next_object_is_noticed() {
-    loom::model(|| {
-        let object = Arc::new((Life::default(), AtomicU64::new(0)));
-        let make = |tag| {
-            object.0.begin(tag);
-            object.0.publish(!tag);
-            object.1.store(tag, Ordering::Relaxed);
-        };
-        make(1);
-        let copied = object.clone();
-        // As a peer of the same host copies: it can pin nothing.
-        let peer = thread::spawn(move || {
-            let (life, contents) = &*copied;
-            if !life.is(1) {
-                return;
-            }
+    type Copied = (Life, AtomicU64);
+    fn make(object: &Copied, tag: u64) {
+        object.0.begin(tag);
+        object.0.publish(!tag);
+        object.1.store(tag, Ordering::Relaxed);
+    }
+    let first = || {
+        let object = Copied::default();
+        make(&object, 1);
+        object
+    };
+    let drops_and_makes = |object: &Copied| {
+        assert!(object.0.drop_reference());
+        object.0.end();
+        make(object, 2);
+    };
+    // As a peer of the same host copies: it can pin nothing.
+    let copies = |(life, contents): &Copied| {
+        if life.is(1) {
             let got = contents.load(Ordering::Relaxed);
             fence(Ordering::Acquire);
             assert!(!life.is(1) || got == 1, "contents of another object passed for this one's");
-        });
-        assert!(object.0.drop_reference());
-        object.0.end();
-        make(2);
-        join([peer]);
-    });
+        }
+    };
+    together(Some(3), first, &[drops_and_makes, copies], |object| assert!(object.0.is(2)));
 }

@@ -1,16 +1,15 @@
 //! The map from addresses to blocks.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
-use loom::sync::atomic::AtomicPtr;
-use loom::thread;
+use loom::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::map::Map;
+use crate::together;
 
 type Small = Map<UnsafeCell<u32>, 2, 2>;
 
-fn map() -> Arc<Small> {
-    Arc::new(Map(std::array::from_fn(|_| AtomicPtr::default())))
+fn map() -> Small {
+    Map(std::array::from_fn(|_| AtomicPtr::default()))
 }
 
 fn block(number: u32) -> *const UnsafeCell<u32> {
@@ -32,7 +31,7 @@ fn free(map: &Small, indices: impl IntoIterator<Item = usize>) {
         drop(unsafe { Box::from_raw(map.get(index).cast_mut()) });
     }
     for root in &map.0 {
-        let leaf = root.load(loom::sync::atomic::Ordering::Acquire);
+        let leaf = root.load(Ordering::Acquire);
         if !leaf.is_null() {
             // SAFETY: made by the map, and nobody looks any more.
             drop(unsafe { Box::from_raw(leaf) });
@@ -42,36 +41,29 @@ fn free(map: &Small, indices: impl IntoIterator<Item = usize>) {
 
 #[test]
 fn threads_that_need_the_same_leaf_make_one_and_lose_no_entry() {
-    loom::model(|| {
-        let map = map();
-        let other = map.clone();
-        let thread = thread::spawn(move || {
-            other.set(0, block(7));
-            assert_eq!(found(&other, 0), Some(7), "one's own entry");
-        });
-        map.set(1, block(8));
-        assert_eq!(found(&map, 1), Some(8), "one's own entry");
-        assert!(thread.join().is_ok());
-        assert_eq!((found(&map, 0), found(&map, 1)), (Some(7), Some(8)));
-        free(&map, [0, 1]);
-    });
+    fn sets(map: &Small, index: usize) {
+        map.set(index, block(index as u32 + 7));
+        assert_eq!(found(map, index), Some(index as u32 + 7), "one's own entry");
+    }
+    let after = |map: &Small| {
+        assert_eq!((found(map, 0), found(map, 1)), (Some(7), Some(8)));
+        free(map, [0, 1]);
+    };
+    together(None, map, &[|map| sets(map, 0), |map| sets(map, 1)], after);
 }
 
 #[test]
 fn an_entry_that_is_found_is_found_whole() {
-    loom::model(|| {
-        let map = map();
-        let other = map.clone();
-        let reader = thread::spawn(move || {
-            for index in [2, 3] {
-                assert!(found(&other, index).is_none_or(|number| number == index as u32));
-            }
-        });
-        map.set(2, block(2));
-        map.set(3, block(3));
-        assert!(reader.join().is_ok());
-        assert_eq!(found(&map, 0), None);
-        assert_eq!(found(&map, 4), None, "beyond the end");
-        free(&map, [2, 3]);
-    });
+    let reads = |map: &Small| {
+        for index in [2, 3] {
+            assert!(found(map, index).is_none_or(|number| number == index as u32));
+        }
+    };
+    let sets = |map: &Small| [2, 3].into_iter().for_each(|index| map.set(index, block(index as u32)));
+    let after = |map: &Small| {
+        assert_eq!(found(map, 0), None);
+        assert_eq!(found(map, 4), None, "beyond the end");
+        free(map, [2, 3]);
+    };
+    together(None, map, &[sets, reads], after);
 }

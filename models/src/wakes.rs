@@ -2,43 +2,31 @@
 
 use std::time::Duration;
 
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
-use loom::thread;
 
+use crate::together;
 use crate::wake::{Wake, Woken};
 
 #[test]
 fn no_ring_is_lost() {
-    loom::model(|| {
-        let shared = Arc::new((Wake::default(), AtomicU32::new(0)));
-        let ringers = [(); 2].map(|()| {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                shared.1.fetch_add(1, Ordering::Relaxed);
-                shared.0.ring();
-            })
-        });
+    type Needs = (Wake, AtomicU32);
+    let rings = |(wake, needs): &Needs| {
+        needs.fetch_add(1, Ordering::Relaxed);
+        wake.ring();
+    };
+    let serves = |(wake, needs): &Needs| {
         let mut served = 0;
         while served < 2 {
-            if shared.0.wait(Duration::MAX) == Woken::Low {
-                served = shared.1.load(Ordering::Relaxed);
+            if wake.wait(Duration::MAX) == Woken::Low {
+                served = needs.load(Ordering::Relaxed);
             }
         }
-        ringers.into_iter().for_each(|ringer| assert!(ringer.join().is_ok()));
-    });
+    };
+    together(Some(2), Needs::default, &[rings, rings, serves], |_| ());
 }
 
 #[test]
 fn the_keeper_ends_when_told_so_whatever_else_rings() {
-    loom::model(|| {
-        let wake = Arc::new(Wake::default());
-        let rung = wake.clone();
-        let ringer = thread::spawn(move || rung.ring());
-        let kept = wake.clone();
-        let keeper = thread::spawn(move || while kept.wait(Duration::MAX) != Woken::Stop {});
-        wake.stop();
-        assert!(keeper.join().is_ok());
-        assert!(ringer.join().is_ok());
-    });
+    let keeps = |wake: &Wake| while wake.wait(Duration::MAX) != Woken::Stop {};
+    together(Some(2), Wake::default, &[keeps, Wake::ring, Wake::stop], |_| ());
 }
