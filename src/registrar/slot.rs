@@ -80,14 +80,15 @@ impl Slot {
         look(base, len)
     }
 
-    /// Base and length, if the slot is of that generation and key, and still was after they were read.
+    /// Base and length, if the slot is of that generation and key; to be believed if it still [`is`](Slot::is) afterwards, or
+    /// cannot close.
     #[inline]
     fn range(&self, generation: u32, key: u32) -> Option<(usize, usize)> {
         if self.generation.load(Ordering::Acquire) != generation || generation.is_multiple_of(2) {
             return None;
         }
         let range = (self.base.load(Ordering::Relaxed) as usize, self.len.load(Ordering::Relaxed) as usize);
-        (self.key.load(Ordering::Relaxed) == key && self.is(generation)).then_some(range)
+        (self.key.load(Ordering::Relaxed) == key).then_some(range)
     }
 
     /// The region, if the slot is of that generation and key, and still was after it was read.
