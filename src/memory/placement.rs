@@ -38,6 +38,8 @@ pub(super) fn bind(mapping: &Mapping, kind: PageKind, node: u32, topology: &Topo
 }
 
 fn set_policy(mapping: &Mapping, policy: libc::c_int, node: u32) -> io::Result<()> {
+    #[cfg(test)]
+    super::faults::pass()?;
     let bits = libc::c_ulong::BITS;
     let mut nodes: Vec<libc::c_ulong> = vec![0; (node / bits) as usize + 1];
     nodes[(node / bits) as usize] = 1 << (node % bits);
@@ -61,6 +63,8 @@ pub(super) fn find(mapping: &Mapping, page_size: usize) -> io::Result<Vec<(u32, 
     let addresses: Vec<*mut u8> =
         (0..sample).map(|i| mapping.base().as_ptr().wrapping_add(i * pages / sample * page_size)).collect();
     let mut status: Vec<libc::c_int> = vec![-libc::ENOENT; sample];
+    #[cfg(test)]
+    super::faults::pass()?;
     // SAFETY: both arrays have `sample` entries; with no target nodes the call only asks, and moves nothing.
     let code = unsafe {
         libc::syscall(

@@ -12,6 +12,8 @@ mod blocks;
 mod cache;
 mod central;
 mod classes;
+#[cfg(test)]
+mod faults;
 mod growth;
 mod heap;
 mod map;
