@@ -4,6 +4,8 @@ mod bootstrap;
 mod comm;
 pub mod config;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 mod manager;
 pub mod memory;

@@ -3,12 +3,13 @@
 //!
 //! `LUNASA_SEED` repeats a play (as far as threads let it be repeated), `LUNASA_STRESS=10` makes it ten times as long.
 
+mod driven;
 mod player;
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
 
-use lunasa::{Config, Lunasa};
+use lunasa::Lunasa;
 use player::{Given, Held, Player};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -21,18 +22,11 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Blocks that come and go often.
-fn local() -> Lunasa {
-    let set = |config: Config, (key, value): (&str, &str)| config.set(key, value).expect("a key and its value");
-    let settings = [
-        ("lunasa.tcmalloc.min_system_alloc", "2 MiB"),
-        ("lunasa.tcmalloc.max_system_alloc", "16 MiB"),
-        ("lunasa.tcmalloc.reserve_ahead", "1 MiB"),
-        ("lunasa.tcmalloc.release_after", "2 ms"),
-        ("lunasa.memory.huge_pages", "off"),
-    ];
-    let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).expect("a key and its value");
-    Lunasa::local(settings.into_iter().fold(config, set)).expect("starts")
+/// What makes the random numbers; in the output of a test that fails.
+fn seed() -> u64 {
+    let seed = number("LUNASA_SEED").unwrap_or_else(rand::random);
+    println!("LUNASA_SEED={seed}");
+    seed
 }
 
 fn live(lunasa: &Lunasa) -> u64 {
@@ -62,12 +56,40 @@ fn play(
     player.end()
 }
 
+/// The fuzzers' corpus, and random bytes besides.
+fn inputs(target: &str) -> Vec<Vec<u8>> {
+    let seed = seed();
+    let mut random = SmallRng::seed_from_u64(seed);
+    let corpus = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let files = std::fs::read_dir(corpus).expect("a corpus").map(|file| file.expect("a file").path());
+    let mut inputs: Vec<Vec<u8>> = files.map(|file| std::fs::read(file).expect("a file")).collect();
+    assert!(!inputs.is_empty());
+    inputs.extend((0..300).map(|_| {
+        let len = random.random_range(0..2000);
+        (0..len).map(|_| random.random()).collect()
+    }));
+    inputs
+}
+
+#[test]
+fn bytes_that_drive_objects_do_no_harm() {
+    let lunasa = driven::local();
+    inputs("objects").iter().for_each(|bytes| driven::play(&lunasa, bytes));
+    assert_eq!(lunasa.finish().expect("ends").objects(), 0);
+}
+
+#[test]
+fn bytes_from_others_are_right_or_an_error() {
+    let lunasa = driven::local();
+    inputs("bytes").iter().for_each(|bytes| driven::read(&lunasa, bytes));
+    lunasa.check().expect("sound");
+}
+
 #[test]
 fn objects_hold_what_was_written_and_every_byte_is_in_one_place() {
-    let seed = number("LUNASA_SEED").unwrap_or_else(rand::random);
-    println!("LUNASA_SEED={seed}");
+    let seed = seed();
     let rounds = 20 * number("LUNASA_STRESS").unwrap_or(1);
-    let lunasa = local();
+    let lunasa = driven::local();
     let mut held: Vec<Vec<Held>> = (0..THREADS).map(|_| Vec::new()).collect();
     for round in 0..rounds {
         // The fewer are held, the more blocks become empty.
