@@ -190,9 +190,9 @@ impl<'a> Player<'a> {
     }
 
     fn make(&mut self, what: usize, choose: Choose<'_>) -> Option<()> {
-        let (meta, data) = if what % 4 == 0 { (choose(300)?, size(choose)?) } else { (0, size(choose)?) };
+        let (meta, data) = if what.is_multiple_of(4) { (choose(300)?, size(choose)?) } else { (0, size(choose)?) };
         let builder = self.lunasa.object().type_id(what as u32).meta(meta);
-        let builder = if what % 3 == 0 { builder.lazy() } else { builder };
+        let builder = if what.is_multiple_of(3) { builder.lazy() } else { builder };
         let object = match what {
             1 => builder.user(vec![0u8; data.clamp(1, 5000)]),
             2 => builder.capacity(meta + data + 1000).data(data),
