@@ -48,10 +48,11 @@ pub fn read(lunasa: &Lunasa, bytes: &[u8]) {
             toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|table| table.get("v").cloned());
         let _ = Config::new().ignore_environment().set(key, value.unwrap_or_else(|| text.into()));
     }
-    // A handle of ours, with the bytes written over it, and sealed as an enemy would.
+    // A handle of ours, in which the first bytes change a few (place and change by turns), sealed as an enemy would.
     let object = lunasa.object().zeroed().data(1000).expect("allocates");
     let mut forged = object.handle().expect("registers").to_bytes();
-    forged.iter_mut().zip(bytes).for_each(|(byte, change)| *byte ^= change);
+    let changes = bytes.chunks_exact(2).take(3);
+    changes.for_each(|change| forged[usize::from(change[0]) % RemoteHandle::SIZE] ^= change[1]);
     let forged = fuzzing::sealed(forged);
     if forged.data_len() < 1 << 20 && forged.meta_len() < 1 << 20 {
         let _ = lunasa.fetch(&forged);

@@ -64,8 +64,8 @@ fn inputs(target: &str) -> Vec<Vec<u8>> {
     let files = std::fs::read_dir(corpus).expect("a corpus").map(|file| file.expect("a file").path());
     let mut inputs: Vec<Vec<u8>> = files.map(|file| std::fs::read(file).expect("a file")).collect();
     assert!(!inputs.is_empty());
-    inputs.extend((0..300).map(|_| {
-        let len = random.random_range(0..2000);
+    inputs.extend((0..1000).map(|_| {
+        let len = random.random_range(0..600);
         (0..len).map(|_| random.random()).collect()
     }));
     inputs
