@@ -25,7 +25,7 @@ pub(super) unsafe fn destroy_quickly(at: NonNull<Head>, class: u8) {
             && cache.put(at.cast(), HEAD + capacity, class)
         {
             // Only this thread takes from its cache.
-            return head.end();
+            return head.life.end();
         }
     }
     // SAFETY: the caller's promise.
@@ -53,9 +53,9 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
         return unsafe { destroy_registered(at, pool) };
     }
     let len = HEAD + head.capacity() as usize;
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, None, || head.life()) };
+    unsafe { pool.release(at.cast(), len, None, || head.past()) };
 }
 
 #[cold]
@@ -96,7 +96,7 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
             false
         }
     });
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, region, || head.life()) };
+    unsafe { pool.release(at.cast(), len, region, || head.past()) };
 }

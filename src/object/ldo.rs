@@ -116,7 +116,7 @@ impl Ldo {
     /// References to the object, this one included.
     #[inline]
     pub fn references(&self) -> u32 {
-        self.head().references()
+        self.head().life.references()
     }
 
     /// Whether its data lie in memory that the program brought.
@@ -341,7 +341,7 @@ impl Ldo {
                 Some(part) => (part.piece_len, &part.piece_region),
                 None => (HEAD + self.capacity(), &self.head().extra),
             };
-            self.head().share();
+            self.head().life.share();
             // SAFETY: destroying the object deregisters what `current` says, then releases the piece.
             unsafe { pool.register_once(self.at().cast(), len, current) }?
         };
@@ -427,7 +427,7 @@ impl Ldo {
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
         let (piece, user) = self.regions()?;
-        self.head().share();
+        self.head().life.share();
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
         Ok(RemoteHandle::new(&Origin {
             rank: pool.regions.rank(),
@@ -454,7 +454,7 @@ impl Clone for Ldo {
     fn clone(&self) -> Self {
         // A forked child shares the memory with its parent: it must not count there.
         if !memory::in_forked_child() {
-            self.head().add_reference();
+            self.head().life.add_reference();
         }
         Self(self.0)
     }
@@ -464,10 +464,10 @@ impl Drop for Ldo {
     #[inline]
     fn drop(&mut self) {
         let head = self.head();
-        if head.is_its_holders_alone() {
+        if head.life.is_its_holders_alone() {
             // SAFETY: that was the only reference; above the address is the class, see `begin`.
             unsafe { destroy_quickly(self.at(), (self.0.as_ptr().addr() >> ADDRESS_BITS) as u8) };
-        } else if !memory::in_forked_child() && head.drop_reference() {
+        } else if !memory::in_forked_child() && head.life.drop_reference() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.at()) };
         }

@@ -67,7 +67,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
                     type_name: TypeId(shape.type_id).name().map(str::to_owned),
                     meta_bytes: u64::from(shape.meta_len),
                     data_bytes: shape.data_len,
-                    references: head.references(),
+                    references: head.life.references(),
                     registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
                     allocated_at,
                 }

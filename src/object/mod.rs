@@ -5,6 +5,7 @@ mod end;
 mod handle;
 mod head;
 mod ldo;
+mod life;
 mod list;
 mod parts;
 mod pinned;

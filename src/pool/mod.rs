@@ -22,7 +22,7 @@ use crate::registrar::{Region, RegionId, Regions};
 use crate::snapshot::{BlockInfo, LateWrites, PoolInfo};
 use debug::Aids;
 
-pub(crate) use debug::{CallSite, Life, Settings as DebugSettings};
+pub(crate) use debug::{CallSite, Past, Settings as DebugSettings};
 pub(crate) use pools::Pools;
 
 /// When memory is registered.
@@ -160,7 +160,7 @@ impl Pool {
         })
     }
 
-    /// Takes a piece back, after ending the region of its own if it has one. Its object was what `life` says.
+    /// Takes a piece back, after ending the region of its own if it has one. Its object was what `past` says.
     ///
     /// # Safety
     /// The piece came from `allocate` of this pool with this length, nobody uses it any more, and its first word is zero.
@@ -169,7 +169,7 @@ impl Pool {
         piece: NonNull<u8>,
         len: usize,
         region: Option<RegionId>,
-        life: impl FnOnce() -> Life,
+        past: impl FnOnce() -> Past,
     ) {
         if let Some(region) = region
             && let Err(error) = self.regions.deregister(region)
@@ -179,7 +179,7 @@ impl Pool {
         }
         let returned = match &self.aids {
             // SAFETY: the caller's promise; blocks stay mapped as long as there are aids.
-            Some(aids) => unsafe { aids.take_back(piece, len, life()) },
+            Some(aids) => unsafe { aids.take_back(piece, len, past()) },
             None => Some((piece, len)),
         };
         if let Some((piece, len)) = returned {

@@ -46,8 +46,8 @@ fn allocate(pool: &Pool, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>
 }
 
 /// What is told of the object when its piece comes back.
-fn life() -> Life {
-    Life { serial: 1, type_id: 0, type_name: None, meta_len: 0, data_len: 0 }
+fn past() -> Past {
+    Past { serial: 1, type_id: 0, type_name: None, meta_len: 0, data_len: 0 }
 }
 
 fn registered(device: &Device) -> usize {
@@ -61,7 +61,7 @@ fn eager_pieces_are_registered_until_they_are_released() {
     assert_eq!((serial, registered(&device), pool.live()), (1, 1, 1));
     assert_eq!(region.unwrap().base(), piece.as_ptr());
     // SAFETY: allocated above, with this length.
-    unsafe { pool.release(piece, 1000, region.map(|region| region.id), life) };
+    unsafe { pool.release(piece, 1000, region.map(|region| region.id), past) };
     assert_eq!((registered(&device), pool.live(), pool.info().0.allocated_bytes), (0, 0, 0));
 }
 
@@ -74,7 +74,7 @@ fn a_refused_registration_leaves_nothing_behind() {
     device.refuses.store(false, Ordering::SeqCst);
     let (piece, _, region) = allocate(&pool, 1000).unwrap();
     // SAFETY: allocated above, with this length.
-    unsafe { pool.release(piece, 1000, region.map(|region| region.id), life) };
+    unsafe { pool.release(piece, 1000, region.map(|region| region.id), past) };
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn memory_that_the_device_holds_on_to_is_not_used_again() {
     let (piece, _, region) = allocate(&pool, 1000).unwrap();
     device.holds_on.store(true, Ordering::SeqCst);
     // SAFETY: allocated above, with this length.
-    unsafe { pool.release(piece, 1000, region.map(|region| region.id), life) };
+    unsafe { pool.release(piece, 1000, region.map(|region| region.id), past) };
     assert_eq!(registered(&device), 1);
     assert!(pool.info().0.used_bytes >= 1000, "it was given back while registered");
 }
@@ -107,7 +107,7 @@ fn racing_threads_register_a_lazy_piece_once() {
         assert!(found.iter().all(|region| *region == found[0]));
         assert_eq!(device.done.load(Ordering::SeqCst), round);
         // SAFETY: allocated above, with this length.
-        unsafe { pool.release(piece, 500, RegionId::unpack(current.into_inner()), life) };
+        unsafe { pool.release(piece, 500, RegionId::unpack(current.into_inner()), past) };
     }
     assert_eq!(registered(&device), 0);
 }
@@ -121,6 +121,6 @@ fn a_closed_pool_hands_out_and_registers_nothing() {
     // SAFETY: the piece is released below.
     assert!(matches!(unsafe { pool.register_once(piece, 500, &AtomicU64::new(0)) }, Err(Error::Closed(_))));
     // SAFETY: allocated above, with this length.
-    unsafe { pool.release(piece, 500, None, life) };
+    unsafe { pool.release(piece, 500, None, past) };
     assert_eq!((registered(&device), pool.live()), (0, 0));
 }

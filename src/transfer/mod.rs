@@ -26,6 +26,7 @@ use crate::registrar::Regions;
 use crate::snapshot::TrafficInfo;
 
 pub(crate) use mpi::MpiRoute;
+pub use mpi::read_messages;
 pub use request::{Request, Waited};
 use shm::Shm;
 pub use view::View;

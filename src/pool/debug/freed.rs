@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{CallSite, Life};
+use super::{CallSite, Past};
 use crate::memory;
 use crate::snapshot::LateWrite;
 
@@ -23,7 +23,7 @@ const SHOWN: usize = 16;
 pub(super) struct Had {
     pub pool: Arc<str>,
     pub address: usize,
-    pub life: Life,
+    pub past: Past,
     pub site: Option<CallSite>,
 }
 
@@ -114,11 +114,11 @@ unsafe fn look(from: usize, to: usize, had: &Had) -> Option<LateWrite> {
     found.truncate(last - first + 1);
     Some(LateWrite {
         pool: had.pool.to_string(),
-        serial: had.life.serial,
-        type_id: had.life.type_id,
-        type_name: had.life.type_name.map(str::to_owned),
-        meta_bytes: had.life.meta_len.into(),
-        data_bytes: had.life.data_len,
+        serial: had.past.serial,
+        type_id: had.past.type_id,
+        type_name: had.past.type_name.map(str::to_owned),
+        meta_bytes: had.past.meta_len.into(),
+        data_bytes: had.past.data_len,
         allocated_at: had.site.map(ToString::to_string),
         address: first as u64,
         offset: (first - had.address) as u64,
@@ -155,9 +155,9 @@ mod tests {
         let address = memory.as_mut_ptr().expose_provenance().next_multiple_of(ALIGN);
         // SAFETY: within the memory, with room for LEN bytes behind it.
         unsafe { fill(address, LEN) };
-        let life = Life { serial: 9, type_id: 1, type_name: None, meta_len: 0, data_len: LEN as u64 };
+        let past = Past { serial: 9, type_id: 1, type_name: None, meta_len: 0, data_len: LEN as u64 };
         let mut freed = Freed::default();
-        freed.note(LEN, Had { pool: "eager".into(), address, life, site: None });
+        freed.note(LEN, Had { pool: "eager".into(), address, past, site: None });
         (memory, address, freed)
     }
 

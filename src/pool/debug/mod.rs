@@ -43,7 +43,7 @@ impl Settings {
 
 /// What an object was, told when its memory comes back.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Life {
+pub(crate) struct Past {
     pub serial: u64,
     pub type_id: u32,
     pub type_name: Option<&'static str>,
@@ -111,9 +111,9 @@ impl Aids {
     /// # Safety
     /// The `len` bytes are a piece of the pool's that nobody uses any more, whose first word is zero; what came back before
     /// is mapped still.
-    pub(super) unsafe fn take_back(&self, piece: NonNull<u8>, len: usize, life: Life) -> Option<Returned> {
+    pub(super) unsafe fn take_back(&self, piece: NonNull<u8>, len: usize, past: Past) -> Option<Returned> {
         if let Some(recorder) = &self.settings.recorder {
-            recorder.dropped(self.lazy, life.serial);
+            recorder.dropped(self.lazy, past.serial);
         }
         let address = piece.as_ptr().expose_provenance();
         let mut books = self.books();
@@ -125,7 +125,7 @@ impl Aids {
             // SAFETY: the caller's promise.
             unsafe { fill(address, len) };
             if self.stays || self.settings.quarantine > 0 {
-                books.freed.note(len, Had { pool: self.pool.clone(), address, life, site });
+                books.freed.note(len, Had { pool: self.pool.clone(), address, past, site });
             }
         }
         if self.settings.quarantine == 0 {

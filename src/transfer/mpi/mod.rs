@@ -16,6 +16,7 @@ use std::time::Duration;
 use client::Exchange;
 pub(crate) use client::Operation;
 use server::Server;
+pub use wire::read_messages;
 
 use super::{Direction, Local, Traffic};
 use crate::comm::Comm;
