@@ -10,7 +10,8 @@ use crate::memory;
 use crate::pool::Pool;
 use crate::registrar::RegionId;
 
-/// Gives back an object that is its holder's alone: the common case, a piece that goes into the thread's cache.
+/// Gives back an object that is its holder's alone: the common case, a piece of no large size that goes into the thread's
+/// cache.
 ///
 /// # Safety
 /// The holder is the caller, and leaves. The class is that of the object's piece.
@@ -22,7 +23,7 @@ pub(super) unsafe fn destroy_quickly(at: NonNull<Head>, class: u8) {
         // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
         let pool = unsafe { &*pool };
         if let Some(cache) = pool.cache_used_last()
-            && cache.put(at.cast(), HEAD + capacity, class)
+            && cache.put_small(at.cast(), HEAD + capacity, class)
         {
             // Only this thread takes from its cache.
             return head.life.end();

@@ -74,27 +74,32 @@ pub struct Segment {
 
 impl Segment {
     /// The region it lies in.
+    #[inline]
     pub fn region(&self) -> &Region {
         &self.region
     }
 
     /// Where it begins in the region, in bytes.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
     /// Its length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a length in bytes, not a container")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Its first address.
+    #[inline]
     pub fn address(&self) -> *mut u8 {
         self.region.base().wrapping_add(self.offset)
     }
 
     /// The keys of its region.
+    #[inline]
     pub fn keys(&self) -> RegionKeys {
         self.region.keys()
     }

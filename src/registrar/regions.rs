@@ -52,6 +52,7 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Its first address.
+    #[inline]
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
@@ -63,6 +64,7 @@ impl Region {
     }
 
     /// Its keys.
+    #[inline]
     pub fn keys(&self) -> RegionKeys {
         self.keys
     }
