@@ -370,7 +370,7 @@ impl Ldo {
     }
 
     /// The segments of an ordinary object in a registered block, of which there is at most one.
-    #[inline]
+    #[inline(always)]
     fn only_segment(&self, section: Section) -> Option<Segments> {
         let (head, address) = (self.head(), self.address());
         let (pool, capacity) = head.pool_and_capacity()?;
@@ -385,7 +385,7 @@ impl Ldo {
         let region = unsafe { pool.block_region(address) }?;
         let (start, len) = Layout::ordinary(meta_len as u64, data_len as u64).section(section);
         let offset = address - region.base().addr() + start as usize;
-        Some(Segments::new([(region, offset, len as usize)]))
+        Some(Segments::new((region, offset, len as usize), None))
     }
 
     #[inline(never)]
@@ -398,7 +398,7 @@ impl Ldo {
         let user_at = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr());
         let user =
             user_region.map(|region| (region, user_at - region.base().addr() + in_user as usize, user_len as usize));
-        Ok(Segments::new([(piece_region, offset, piece_len as usize)].into_iter().chain(user)))
+        Ok(Segments::new((piece_region, offset, piece_len as usize), user))
     }
 
     /// A handle by which any rank can read this object. Registers it if it is not registered yet.
