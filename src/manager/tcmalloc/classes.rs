@@ -83,9 +83,12 @@ pub(crate) const fn class_byte(size: usize) -> u8 {
     if size <= LARGEST { class_of(size) as u8 } else { u8::MAX }
 }
 
+/// Bytes that move at a time between a thread's cache and the central list, unless one piece or 64 of them are in the way.
+const BATCH: usize = 128 * 1024;
+
 /// How many pieces move at a time between a thread's cache and the central list.
 pub(super) const fn batch_of_class(class: usize) -> usize {
-    let fit = 256 * 1024 / size_of_class(class);
+    let fit = BATCH / size_of_class(class);
     if fit < 1 {
         1
     } else if fit > 64 {
@@ -96,7 +99,7 @@ pub(super) const fn batch_of_class(class: usize) -> usize {
 }
 
 /// Bytes of pieces of one class that a thread's cache may hold, unless two batches are more.
-const MAGAZINE: usize = 512 * 1024;
+const MAGAZINE: usize = 256 * 1024;
 /// Most pieces of one class that it may hold.
 const MOST_SLOTS: usize = 1024;
 
@@ -116,13 +119,16 @@ pub(super) const fn magazine_of_class(class: usize) -> usize {
     }
 }
 
+/// Bytes of pieces of one class that are kept loose, unless two batches are more.
+const LOOSE: usize = 2 << 20;
+
 /// How many pieces the central list keeps loose, to be handed on without looking at their spans. Pieces that are spans of
 /// their own stay until the heap needs them or the keeper comes by: merging them at once would be undone at once.
 pub(super) const fn loose_of_class(class: usize) -> usize {
     if is_single(class) {
         return usize::MAX;
     }
-    let fit = (4 << 20) / size_of_class(class);
+    let fit = LOOSE / size_of_class(class);
     let least = 2 * batch_of_class(class);
     if fit < least { least } else { fit }
 }
