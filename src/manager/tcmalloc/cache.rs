@@ -180,10 +180,9 @@ impl Cache {
     fn admit(&self, class: usize) -> bool {
         // What has no class is in no magazine.
         let Some(&size) = SIZES.get(class) else { return false };
-        let (magazine, large) = (self.magazine(class), self.large.load(Ordering::Relaxed) + size);
-        let fits = magazine.len.load(Ordering::Relaxed) < magazine.room.load(Ordering::Relaxed) && large <= MOST_LARGE;
+        let fits = self.appetite(class, 1) == 1;
         if fits {
-            self.large.store(large, Ordering::Relaxed);
+            self.large.store(self.large.load(Ordering::Relaxed) + size, Ordering::Relaxed);
         }
         fits
     }
@@ -194,11 +193,23 @@ impl Cache {
         self.large.store(self.large.load(Ordering::Relaxed) - SIZES[class], Ordering::Relaxed);
     }
 
-    /// Adds pieces of a class, for which there is room. Owner only.
-    pub(super) fn fill(&self, class: usize, pieces: &[NonNull<u8>]) {
+    /// How many of `most` pieces of a class may be added. Owner only.
+    pub(super) fn appetite(&self, class: usize, most: usize) -> usize {
         let magazine = &self.magazines[class];
-        let (len, room) = (magazine.len.load(Ordering::Relaxed), magazine.room.load(Ordering::Relaxed));
-        assert!(class < SMALL_CLASSES && pieces.len() <= (room - len) as usize, "a magazine is filled beyond its room");
+        let room = magazine.room.load(Ordering::Relaxed) - magazine.len.load(Ordering::Relaxed);
+        let bytes = MOST_LARGE.saturating_sub(self.large.load(Ordering::Relaxed));
+        let fit = if class < SMALL_CLASSES { usize::MAX } else { bytes / SIZES[class] };
+        most.min(room as usize).min(fit)
+    }
+
+    /// Adds pieces of a class, no more than its [`Cache::appetite`]. Owner only.
+    pub(super) fn fill(&self, class: usize, pieces: &[NonNull<u8>]) {
+        assert!(pieces.len() <= self.appetite(class, usize::MAX), "a magazine is filled beyond its room");
+        let magazine = &self.magazines[class];
+        let len = magazine.len.load(Ordering::Relaxed);
+        if class >= SMALL_CLASSES {
+            self.large.store(self.large.load(Ordering::Relaxed) + pieces.len() * SIZES[class], Ordering::Relaxed);
+        }
         // SAFETY: there are as many slots as `room` says; only this thread uses them.
         unsafe {
             magazine

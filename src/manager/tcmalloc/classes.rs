@@ -8,8 +8,9 @@ pub(super) const PAGE: usize = 8192;
 pub(crate) const LARGEST: usize = 32 << 20;
 /// Above this size a span holds one piece.
 const SHARED: usize = 64 * 1024;
-/// Above this size pieces in thread caches are counted, so that they do not become too many.
-pub(super) const LARGE: usize = 256 * 1024;
+/// Above this size (256 KiB and the headers, rounded up) pieces in thread caches are counted, so that they do not become too
+/// many.
+pub(super) const LARGE: usize = 288 * 1024;
 /// Steps between one power of two and the next.
 const STEPS: usize = 8;
 /// Up to here classes are 64 bytes apart.
@@ -83,16 +84,24 @@ pub(crate) const fn class_byte(size: usize) -> u8 {
     if size <= LARGEST { class_of(size) as u8 } else { u8::MAX }
 }
 
-/// Bytes that move at a time between a thread's cache and the central list, unless one piece or 64 of them are in the way.
+/// Bytes that move at a time between a thread's cache and the central list, but from [`LEAST_BATCH`] to [`MOST_BATCH`] pieces.
 const BATCH: usize = 128 * 1024;
+const LEAST_BATCH: usize = 4;
+const MOST_BATCH: usize = 64;
+/// Above this size pieces move one by one.
+const ONE_BY_ONE: usize = 2 << 20;
 
 /// How many pieces move at a time between a thread's cache and the central list.
 pub(super) const fn batch_of_class(class: usize) -> usize {
-    let fit = BATCH / size_of_class(class);
-    if fit < 1 {
-        1
-    } else if fit > 64 {
-        64
+    let size = size_of_class(class);
+    if size > ONE_BY_ONE {
+        return 1;
+    }
+    let fit = BATCH / size;
+    if fit < LEAST_BATCH {
+        LEAST_BATCH
+    } else if fit > MOST_BATCH {
+        MOST_BATCH
     } else {
         fit
     }
@@ -120,10 +129,10 @@ pub(super) const fn magazine_of_class(class: usize) -> usize {
 }
 
 /// Bytes of pieces of one class that are kept loose, unless two batches are more.
-const LOOSE: usize = 2 << 20;
+const LOOSE: usize = 16 << 20;
 
-/// How many pieces the central list keeps loose, to be handed on without looking at their spans. Pieces that are spans of
-/// their own stay until the heap needs them or the keeper comes by: merging them at once would be undone at once.
+/// How many pieces the central list keeps loose, to be handed on without looking at their spans, until the heap needs them or
+/// the keeper comes by. Of pieces that are spans of their own any number: merging them at once would be undone at once.
 pub(super) const fn loose_of_class(class: usize) -> usize {
     if is_single(class) {
         return usize::MAX;

@@ -227,7 +227,8 @@ impl Shared {
     /// Fills the cache's magazine of a class, and takes one piece besides.
     fn refill(&self, class: usize, cache: &Cache) -> Result<NonNull<u8>> {
         cache.make_room(class);
-        let mut batch = self.take_batch(class, batch_of_class(class))?;
+        // One to be taken, the others to be kept.
+        let mut batch = self.take_batch(class, 1 + cache.appetite(class, batch_of_class(class) - 1))?;
         let piece = batch.pop().ok_or_else(none_taken)?;
         if !batch.is_empty() {
             cache.fill(class, &batch);
