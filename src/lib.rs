@@ -11,6 +11,7 @@ mod node_id;
 mod object;
 mod pool;
 mod registrar;
+mod sizes;
 pub mod snapshot;
 pub mod status;
 pub mod topology;
@@ -25,5 +26,5 @@ pub use object::{
     Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory, UserRegion,
 };
 pub use pool::Registration;
-pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar, VerbsRegistrar};
+pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar, RegistrarLimits, VerbsRegistrar};
 pub use transfer::{Request, View, Waited};

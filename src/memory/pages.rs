@@ -4,10 +4,11 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 
-use super::limits::{bytes, kib_after};
+use super::limits::kib_after;
 use super::mapping::page_size;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
+use crate::sizes::bytes;
 
 /// The kind of pages a block got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

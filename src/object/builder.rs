@@ -11,7 +11,7 @@ use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{self, class_byte};
-use crate::pool::{Pool, Pools, Registration};
+use crate::pool::{Allocated, Pool, Pools, Registration};
 
 /// Largest sizes that the quick way considers.
 const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
@@ -120,9 +120,9 @@ impl<'a> ObjectBuilder<'a> {
         let sections = self.meta.checked_add(bytes).ok_or_else(too_large)?;
         let capacity = sections.max(self.capacity);
         let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
-        let (piece, serial, region) = pool.allocate(total)?;
+        let Allocated { pool, piece, serial, region } = pool.allocate_for(total)?;
         let extra = region.map_or(0, |region| region.id.pack());
-        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
+        let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: bytes as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
         let mut object = unsafe { Ldo::begin(piece, class_byte(total), birth, shape) };
@@ -172,17 +172,20 @@ impl<'a> ObjectBuilder<'a> {
     fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let piece_len = HEAD + in_piece;
-        let (piece, serial, region) = pool.allocate(piece_len)?;
+        let Allocated { pool: owner, piece, serial, region } = pool.allocate_for(piece_len)?;
         let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
         let capacity = (in_piece + memory.len()) as u64;
         let part = Box::new(UserPart { memory, region: AtomicU64::new(0), piece_region, piece_len });
         let extra = Box::into_raw(part).expose_provenance() as u64;
-        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags, capacity, extra };
+        let birth = Birth { owner, serial, flags, capacity, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: data_len as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD and the metadata, aligned to 64; the user part was leaked for it.
         let mut object = unsafe { Ldo::begin(piece, class_byte(piece_len), birth, shape) };
-        if self.time == Registration::Eager {
-            object.register()?;
+        // When the memory for the headers was refused already, there is no need to try with the program's.
+        if owner.time == Registration::Eager
+            && let Err(refusal) = object.register()
+        {
+            pool.instead_of(refusal)?;
         }
         if self.zeroed {
             object.wipe()?;

@@ -23,6 +23,8 @@ pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
                 ("Time saved", registrations.saved_s.map_or(text("not known"), |saved| text(pretty::moment(saved)))),
                 ("Regions now", count(registrations.regions)),
                 ("Bytes now", size(registrations.bytes)),
+                ("Pin budget", text(registrations.pins.to_string())),
+                ("Limits", text(registrations.limits.to_string())),
             ]))
         }
     };
@@ -95,6 +97,9 @@ fn pool_card(pool: &PoolInfo) -> Markup {
             p.quiet {
                 "At most " (many(pool.most_live_objects, "object")) " with " (size(pool.most_allocated_bytes)) ", "
                 (size(pool.high_water_bytes)) " managed"
+            }
+            @if pool.passed_on > 0 {
+                p { (many(pool.passed_on, "object")) " passed on to the lazy pool, as registering more memory was refused" }
             }
         }
     }
