@@ -1,6 +1,7 @@
 //! Network memory for MPI applications.
 
 mod bootstrap;
+pub mod checkup;
 mod comm;
 pub mod config;
 pub mod error;

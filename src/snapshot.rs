@@ -221,12 +221,12 @@ impl fmt::Display for PinInfo {
         }
         write!(f, "{} of {budget}", bytes(self.used))?;
         if self.ranks > 1 {
-            write!(f, ", {} by {} other rank(s)", bytes(self.used_by_others), self.ranks - 1)?;
-            self.kept.map_or(Ok(()), |kept| write!(f, ", {} kept for each", bytes(kept)))?;
+            write!(f, ", {} by the others", bytes(self.used_by_others))?;
+            self.kept.map_or(Ok(()), |kept| write!(f, ", {} kept for each rank", bytes(kept)))?;
         }
         match self.refusals {
             0 => Ok(()),
-            times => write!(f, "; refused {times} time(s), {}", bytes(self.refused)),
+            times => write!(f, "; refused {times} times, {}", bytes(self.refused)),
         }
     }
 }

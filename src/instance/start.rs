@@ -146,18 +146,12 @@ fn make_pools(source: &BlockSource, settings: &Settings) -> Result<Pools> {
 }
 
 /// The configured registrar; `auto` says why it goes on without a device.
-fn choose_registrar(settings: &Settings, topology: &Topology) -> Result<Arc<dyn Registrar>> {
+pub(crate) fn choose_registrar(settings: &Settings, topology: &Topology) -> Result<Arc<dyn Registrar>> {
     let host = || Arc::new(HostRegistrar::new(settings.host_lock));
     if settings.registrar == RegistrarKind::Host {
         return Ok(host());
     }
-    let wanted = verbs::Wanted {
-        device: &settings.verbs_device,
-        port: settings.verbs_port,
-        gid_index: u8::try_from(settings.verbs_gid_index).ok(),
-        near: topology.local_node(),
-    };
-    match VerbsRegistrar::open(&wanted) {
+    match VerbsRegistrar::open(&verbs::Wanted::of(settings, topology.local_node())) {
         Ok(verbs) => Ok(Arc::new(verbs)),
         Err(error) if settings.registrar == RegistrarKind::Auto => {
             tracing::info!("registrar host: {error}");

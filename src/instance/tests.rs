@@ -207,7 +207,8 @@ fn locked_memory_is_taken_from_the_budget_and_given_back() {
     assert!(matches!(error, Error::Registration(_)));
     let error = error.to_string();
     assert!(
-        error.contains("lunasa.pin_budget = \"8 MiB\", which is 8 MiB on this host; this rank has 6.0 MiB. Raise"),
+        error
+            .contains("lunasa.pin_budget = \"8 MiB\", which is 8 MiB on this host, where this rank has 6.0 MiB; raise"),
         "{error}"
     );
     let refused = pins(&lunasa);

@@ -123,7 +123,8 @@ pub(crate) fn cgroup_limit() -> Option<(String, u64, u64)> {
 
 /// Why touching `len` bytes more would clearly go wrong, and what to do.
 pub(crate) fn memory_refusal(len: u64) -> Option<String> {
-    Limits::read().refusal(len)
+    let limits = Limits::read();
+    limits.file_refusal(len).or_else(|| limits.refusal(len))
 }
 
 /// The cgroups with a limit, of this process's and those above it.

@@ -22,6 +22,7 @@ pub(crate) use fork::{at_fork_in_child, not_in_forked_child};
 pub use fork::{in_forked_child, install_fork_guard};
 pub(crate) use limits::{cgroup_limit, memory_refusal, memory_to_have};
 pub use pages::PageKind;
+pub(crate) use pages::prospects;
 pub use peer::PeerMapping;
 pub(crate) use pin::{Pins, in_pages};
 pub use pin::{lock, unlock};

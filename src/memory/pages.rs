@@ -89,6 +89,17 @@ pub(super) fn choices(
     }
 }
 
+/// The kind of pages that a block of `len` bytes on `node` can expect, and for a better kind what to do.
+///
+/// # Errors
+/// As for [`choices`].
+pub(crate) fn prospects(len: usize, node: Option<u32>, huge_pages: HugePages) -> Result<(PageKind, Option<String>)> {
+    let (kinds, _) = choices("the first", len, node, huge_pages)?;
+    let kind = kinds.first().map_or(PageKind::Ordinary, |pages| pages.kind);
+    let better = if kind == PageKind::Ordinary && huge_pages != HugePages::Off { Pool::read(node) } else { None };
+    Ok((kind, better.map(|pool| format!("reserve them as root with {}", pool.recipe(len, node)))))
+}
+
 /// Reserved huge pages of the default size, in pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pool {

@@ -200,14 +200,14 @@ impl Budget {
         let others = match self.ranks - 1 {
             0 => String::new(),
             others => format!(
-                ", the other {others} of this host {}; {} are kept for each rank, the rest is for whoever comes first",
+                ", the other {others} have {}, and {} are kept for each of them",
                 bytes(self.used_by_others()),
                 bytes(self.kept(limit))
             ),
         };
         Error::Registration(format!(
-            "{} more do not fit the pin budget, lunasa.pin_budget = \"{}\", which is {} on this host; this rank has {own}{others}. \
-             Raise lunasa.pin_budget (\"90%\", a size, or \"none\"), use fewer ranks per host, or register less",
+            "{} more do not fit the pin budget, lunasa.pin_budget = \"{}\", which is {} on this host, where this rank has \
+             {own}{others}; raise lunasa.pin_budget (\"90%\", a size, or \"none\"), use fewer ranks per host, or register less",
             bytes(count),
             self.setting,
             bytes(limit)
@@ -287,7 +287,7 @@ mod tests {
             error.contains("1 B more do not fit the pin budget, lunasa.pin_budget = \"64 MiB\", which is 64 MiB"),
             "{error}"
         );
-        assert!(error.contains("this rank has 64 MiB. Raise"), "{error}");
+        assert!(error.contains("this rank has 64 MiB; raise"), "{error}");
         alone.give_back(MIB);
         assert!(alone.check(MIB + 1).is_err() && alone.check(MIB).is_ok());
         alone.take(MIB).unwrap();
@@ -307,7 +307,7 @@ mod tests {
             ranks[other].take(8 * MIB).unwrap();
             let error = ranks[other].take(1).unwrap_err().to_string();
             assert!(
-                error.contains("this rank has 8 MiB, the other 3 of this host") && error.contains("8 MiB are kept"),
+                error.contains("this rank has 8 MiB, the other 3 have ") && error.contains("8 MiB are kept"),
                 "{error}"
             );
         }

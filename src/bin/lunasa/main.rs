@@ -1,6 +1,9 @@
 //! The command line of Lunasa.
 
+mod comm;
 mod demo;
+mod doctor;
+mod settings;
 
 use std::process::ExitCode;
 
@@ -24,6 +27,13 @@ enum Command {
         Lunasa, and a first check of an installation. Start it as an MPI program: mpirun -n 4 lunasa demo"
     )]
     Demo(demo::Options),
+    /// Whether Lunasa can run here, and what to do where it cannot; alone, or on every rank of a job
+    #[command(
+        long_about = "Whether Lunasa can run here: device, port, GID, limits, huge pages, pin budget, shared memory, what a \
+        registration costs; then a real start. Alone, or on every rank of a job with one table for all: mpirun -n 4 lunasa \
+        doctor. The exit status is not zero when something will fail."
+    )]
+    Doctor(doctor::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,5 +43,6 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
     }
 }
