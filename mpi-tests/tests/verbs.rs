@@ -88,7 +88,7 @@ const CASES: &[Case] = &[
         "the_doctor_alone_finds_the_device",
         "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' doctor 0",
         &[
-            "│ device          ┆ 0     ┆ ok      ┆ rxe0",
+            "┆ 0     ┆ ok ┆ rxe0",
             "1: active, Ethernet",
             "1 (RoCE v2, ::ffff:10.9.0.1)",
             "verbs: ",
@@ -100,14 +100,14 @@ const CASES: &[Case] = &[
     Case(
         "the_doctor_has_one_table_for_4_ranks",
         "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' doctor 4",
-        &["┆ 0-3   ┆ ok      ┆ rxe0", "MPI_THREAD_MULTIPLE", "doctor: ok ranks=4", "doctor ended with 0"],
+        &["┆ 0-3   ┆ ok ┆ rxe0", "MPI_THREAD_MULTIPLE", "doctor: ok ranks=4", "doctor ended with 0"],
     ),
     Case(
         "the_doctor_finds_what_will_fail_on_4_ranks",
-        "tester 1024 doctor 4 --set lunasa.registrar=verbs",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' tester 1024 doctor 4 --set lunasa.registrar=verbs",
         &[
-            "│ memlock         ┆ 0-3   ┆ fails   ┆",
-            "│ start           ┆ 0-3   ┆ fails   ┆",
+            "┆ 0-3   ┆ fails ┆ RLIMIT_MEMLOCK is 1 MiB, and the start",
+            "┆ 0-3   ┆ fails ┆ start failed on rank 0",
             "raise the limit: ",
             "doctor: FAILS ranks=4",
             "doctor ended with 1",
@@ -115,9 +115,9 @@ const CASES: &[Case] = &[
     ),
     Case(
         "the_doctor_finds_what_will_fail_alone",
-        "tester 1024 doctor 0 --json --set lunasa.registrar=verbs",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' tester 1024 doctor 0 --json --set lunasa.registrar=verbs",
         &[
-            "\"found\": \"RLIMIT_MEMLOCK is 1 MiB, and the start registers 64 MiB\"",
+            "\"found\": \"RLIMIT_MEMLOCK is 1 MiB, and the start registers 4 MiB\"",
             "\"ok\": false",
             "doctor ended with 1",
         ],

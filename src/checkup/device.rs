@@ -3,7 +3,7 @@
 use super::{Finding, Rank};
 use crate::config::RegistrarKind;
 use crate::instance::choose_registrar;
-use crate::registrar::cost;
+use crate::registrar::{RegistrarLimits, cost};
 use crate::sizes::bytes;
 use crate::verbs::{Context, Port, Wanted, distance, node_of};
 
@@ -24,17 +24,21 @@ pub(super) fn examine(rank: &Rank<'_>) -> (Vec<Finding>, bool) {
             .measured([cost.fixed_s * 1e6, cost.per_byte_s * 1e6 * 1048576.0]),
         Err(error) => Finding::failed("registration", &error),
     });
-    let limits = registrar.limits();
-    if let (Some(region), Some(regions)) = (limits.region_bytes, limits.regions) {
-        let found = Finding::ok("device limits", format!("{regions} regions of at most {}", bytes(region)));
-        let largest = rank.settings.tcmalloc_max_system_alloc as u64;
-        findings.push(if region < largest {
-            found.fails(format!("set lunasa.tcmalloc.max_system_alloc = \"{}\" or less", bytes(region)))
-        } else {
-            found
-        });
-    }
+    findings.extend(limits(rank, registrar.limits()));
     (findings, registrar.pins())
+}
+
+/// What the device allows at most, against the largest block.
+fn limits(rank: &Rank<'_>, limits: RegistrarLimits) -> Option<Finding> {
+    let regions = limits.regions.map(|most| format!("at most {most} regions"));
+    let region = limits.region_bytes.map(|most| format!("at most {} in one", bytes(most)));
+    let found: Vec<String> = regions.into_iter().chain(region).collect();
+    let found = (!found.is_empty()).then(|| Finding::ok("device limits", found.join(", ")))?;
+    let largest = rank.settings.tcmalloc_max_system_alloc as u64;
+    Some(match limits.region_bytes.filter(|most| *most < largest) {
+        Some(most) => found.fails(format!("set lunasa.tcmalloc.max_system_alloc = \"{}\" or less", bytes(most))),
+        None => found,
+    })
 }
 
 /// Where the rank's cores are.

@@ -77,10 +77,17 @@ impl Finding {
 
     /// An error: what goes wrong, and behind its first semicolon what to do.
     pub fn failed(what: &str, error: &Error) -> Self {
-        let text = error.to_string();
+        let text = without_addresses(&error.to_string());
         let (found, advice) = text.split_once("; ").unwrap_or((&text, "see docs/troubleshooting.md"));
         Self::ok(what, found).fails(advice)
     }
+}
+
+/// The text without ` at 0x...`: where memory lies says nothing here, and differs between ranks.
+fn without_addresses(text: &str) -> String {
+    let mut parts = text.split(" at 0x");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_hexdigit()))
 }
 
 /// What the lines of a check-up need to know of the rank.
@@ -195,10 +202,11 @@ mod tests {
 
     #[test]
     fn an_error_is_cut_into_what_is_wrong_and_what_to_do() {
-        let finding = Finding::failed("x", &Error::Memory("too little; ask for less; or more".to_owned()));
+        let finding =
+            Finding::failed("x", &Error::Memory("too little at 0x7fab: no; ask for less; or more".to_owned()));
         assert_eq!(
             (finding.found.as_str(), finding.advice.as_deref()),
-            ("memory: too little", Some("ask for less; or more"))
+            ("memory: too little: no", Some("ask for less; or more"))
         );
     }
 }

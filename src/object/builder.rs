@@ -86,7 +86,8 @@ impl<'a> ObjectBuilder<'a> {
         Self { zeroed: true, ..self }
     }
 
-    /// Allocates the object with that many bytes of data.
+    /// Allocates the object with that many bytes of data. With `lunasa.eager.when_refused = "lazy"` it comes from the lazy pool
+    /// where the eager one is refused the registration of more memory.
     ///
     /// # Errors
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its

@@ -438,7 +438,8 @@ impl Ldo {
         }))
     }
 
-    /// Which pool it is of.
+    /// Which pool it is of; also of the lazy one when the eager one was refused more registered memory
+    /// (`lunasa.eager.when_refused`).
     ///
     /// # Errors
     /// [`Error::Object`] when the header was damaged.

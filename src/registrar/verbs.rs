@@ -100,7 +100,9 @@ unsafe impl Registrar for VerbsRegistrar {
 
     fn limits(&self) -> RegistrarLimits {
         let limits = self.domain.context().limits();
-        RegistrarLimits { region_bytes: Some(limits.max_mr_size), regions: u64::try_from(limits.max_mr).ok() }
+        // Devices in software say a number that no memory reaches.
+        let region_bytes = Some(limits.max_mr_size).filter(|most| *most < 1 << 60);
+        RegistrarLimits { region_bytes, regions: u64::try_from(limits.max_mr).ok() }
     }
 
     unsafe fn register(&self, base: NonNull<u8>, len: usize) -> Result<RegionKeys> {

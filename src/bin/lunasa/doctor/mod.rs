@@ -75,8 +75,7 @@ fn host_name() -> String {
 
 /// Prints, and says whether something will fail.
 fn finish(reports: &[Report], json: bool) -> ExitCode {
-    let of = |verdict| reports.iter().flat_map(|report| &report.findings).filter(|f| f.verdict == verdict).count();
-    let (failures, warnings) = (of(Verdict::Fails), of(Verdict::Warning));
+    let [failures, warnings] = [Verdict::Fails, Verdict::Warning].map(|verdict| table::count(reports, verdict));
     if json {
         let filled = |finding: &Finding| Finding { found: table::said(finding), ..finding.clone() };
         let all = reports

@@ -42,6 +42,11 @@ fn rows(reports: &[Report]) -> Vec<Row<'_>> {
     rows
 }
 
+/// How many rows have this verdict.
+pub fn count(reports: &[Report], verdict: Verdict) -> usize {
+    rows(reports).iter().filter(|row| row.finding.verdict == verdict).count()
+}
+
 /// The table, ready to be printed.
 pub fn table(reports: &[Report]) -> Table {
     let mut table = Table::new();
