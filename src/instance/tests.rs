@@ -214,6 +214,8 @@ fn locked_memory_is_taken_from_the_budget_and_given_back() {
     let refused = pins(&lunasa);
     assert!(refused.refusals > 0 && refused.refused >= 3 * MIB as u64 && refused.used == used, "{refused}");
     assert!(lunasa.object().data(1000).is_ok(), "what is registered goes on being used");
+    let beyond_the_host = lunasa.object().data(1 << 40);
+    assert!(matches!(beyond_the_host, Err(Error::Registration(_))), "it was mapped before the budget was asked");
     assert!(lunasa.object().user(vec![0u8; 3 * MIB]).is_err() && lunasa.user_region(vec![0u8; 3 * MIB]).is_err());
 
     drop(lazy);

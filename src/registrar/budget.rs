@@ -342,6 +342,29 @@ mod tests {
     }
 
     #[test]
+    fn of_two_that_take_the_last_of_it_at_once_one_gets_it_at_most() {
+        let ranks = host(2, 4);
+        // What is left is the common half.
+        ranks.iter().for_each(|rank| rank.take(MIB).unwrap());
+        let (holders, turns) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for rank in &ranks {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if rank.take(2 * MIB).is_ok() {
+                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "both have it");
+                            turns.fetch_add(1, Ordering::SeqCst);
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                            rank.give_back(2 * MIB);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(turns.into_inner() > 1000 && sum(&ranks) == 2);
+    }
+
+    #[test]
     fn what_a_dead_rank_had_is_free() {
         let ranks = host(2, 64);
         ranks[1].take(40 * MIB).unwrap();
