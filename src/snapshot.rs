@@ -226,7 +226,7 @@ impl fmt::Display for PinInfo {
         }
         match self.refusals {
             0 => Ok(()),
-            times => write!(f, "; refused {times} times, {}", bytes(self.refused)),
+            times => write!(f, "; {times} refused, {}", bytes(self.refused)),
         }
     }
 }

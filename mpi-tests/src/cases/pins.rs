@@ -37,7 +37,7 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
         config(ROUTES[0])?.set("lunasa.eager_memory_manager", "malloc")?.set("lunasa.pin_budget", BUDGET as i64)?;
     let config = match arguments {
         [] => config.set("lunasa.registrar", "host")?.set("lunasa.host.lock", true)?,
-        settings => settings.iter().try_fold(config, set)?,
+        settings => settings.iter().try_fold(config, |config, setting| set(config, setting))?,
     };
     let lunasa = Lunasa::start(world, config)?;
     let host = lunasa.host(lunasa.rank()).to_owned();
@@ -100,7 +100,7 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     done(world, "pins")
 }
 
-fn set(config: Config, setting: &String) -> Result<Config, Error> {
+fn set(config: Config, setting: &str) -> Result<Config, Error> {
     let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
     config.set(key, value)
 }
