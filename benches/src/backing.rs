@@ -136,8 +136,8 @@ pub fn run(arguments: &[String]) -> Outcome {
     let mut present = Vec::new();
     for backing in BACKINGS {
         // Reserved huge pages that are missing are a SIGBUS when touched, not an error; mapping them reserves them.
-        match once_possible(backing, mib * MIB) {
-            Ok(()) => present.push((backing, Vec::new(), 0)),
+        match Memory::map(backing, mib * MIB) {
+            Ok(_) => present.push((backing, Vec::new(), 0)),
             Err(error) => println!("backing: without {}: {error}", backing.name),
         }
     }
@@ -163,8 +163,4 @@ pub fn run(arguments: &[String]) -> Outcome {
     report::write("backing", &machine, &rows.collect::<Vec<_>>())?;
     lunasa.finish()?;
     Ok(())
-}
-
-fn once_possible(backing: Backing, len: usize) -> Outcome {
-    Ok(drop(Memory::map(backing, len)?))
 }

@@ -55,8 +55,8 @@ pub(crate) struct Pins {
     pinned: u64,
     /// What `mlock` holds, which is counted by itself.
     locked: u64,
-    /// CAP_IPC_LOCK: the limit does not count.
-    exempt: bool,
+    /// CAP_IPC_LOCK, perhaps only within a user namespace.
+    may_lock: bool,
 }
 
 /// Bytes of the pages that a range is on, which is what limits count.
@@ -69,12 +69,20 @@ impl Pins {
     /// Reads them.
     pub(crate) fn read() -> Self {
         let (soft, hard) = resource_limits(libc::RLIMIT_MEMLOCK);
-        Self { soft, hard, pinned: status_bytes("VmPin:"), locked: status_bytes("VmLck:"), exempt: may_lock_all() }
+        // Read once: this is done for every registration with a device.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let bytes = |key| kib_after(&status, key).unwrap_or(0);
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        let may_lock = effective & 1 << CAP_IPC_LOCK != 0;
+        Self { soft, hard, pinned: bytes("VmPin:"), locked: bytes("VmLck:"), may_lock }
     }
 
     /// The limit and what is left of it, unless the process is exempt.
     pub(crate) fn left(&self) -> Option<(u64, u64)> {
-        self.soft.filter(|_| !self.exempt).map(|limit| (limit, limit.saturating_sub(self.pinned.max(self.locked))))
+        self.soft
+            .filter(|_| !(self.may_lock && on_the_host()))
+            .map(|limit| (limit, limit.saturating_sub(self.pinned.max(self.locked))))
     }
 
     /// Whether the limit refuses `len` bytes more at `base`. It counts whole pages; and a process that holds more than
@@ -95,14 +103,10 @@ impl fmt::Display for Pins {
     }
 }
 
-/// Whether this process has CAP_IPC_LOCK on the host, not only within a user namespace.
-fn may_lock_all() -> bool {
-    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-    let status = read("/proc/self/status");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let of_host = read("/proc/self/uid_map").split_whitespace().eq(["0", "0", "4294967295"]);
-    of_host && effective & 1 << CAP_IPC_LOCK != 0
+/// Whether capabilities are those of the host: this is the first of all user namespaces.
+fn on_the_host() -> bool {
+    let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    ids.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 const CAP_IPC_LOCK: u32 = 14;
@@ -133,7 +137,7 @@ mod tests {
     #[test]
     fn the_limit_refuses_by_whole_pages_and_spares_who_is_exempt() {
         let at = |address| NonNull::new(std::ptr::without_provenance_mut(address)).unwrap_or(NonNull::dangling());
-        let pins = |soft, pinned| Pins { soft, hard: None, pinned, locked: 0, exempt: false };
+        let pins = |soft, pinned| Pins { soft, hard: None, pinned, locked: 0, may_lock: false };
         assert!(!pins(Some(8192), 4096).refuse(at(0x10000), 4096));
         assert!(pins(Some(8192), 4096).refuse(at(0x10001), 4096), "on two pages");
         assert!(!pins(None, u64::MAX / 2).refuse(at(0x10000), 4096));
