@@ -30,7 +30,7 @@ doctor() {
 tester() { local kib=$1; shift; (ulimit -l "$kib"; HOME=/home/tester exec $as_tester bash -c '"$@"' bash "$@"); }
 job() {
   local start=$EPOCHREALTIME status=0
-  timeout -k 3 60 bash -c "$2" </dev/null >"$results/$1.out" 2>"$results/$1.err" || status=$?
+  timeout -k 3 120 bash -c "$2" </dev/null >"$results/$1.out" 2>"$results/$1.err" || status=$?
   echo "$status $start $EPOCHREALTIME" >"$results/$1.end"
 }
 export launcher as_tester
