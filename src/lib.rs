@@ -1,6 +1,7 @@
 //! Network memory for MPI applications.
 
 mod bootstrap;
+pub mod checkup;
 mod comm;
 pub mod config;
 pub mod error;
@@ -13,6 +14,7 @@ mod node_id;
 mod object;
 mod pool;
 mod registrar;
+mod sizes;
 pub mod snapshot;
 pub mod status;
 mod sync;
@@ -29,5 +31,5 @@ pub use object::{
     Ldo, LeakGroup, LeakReport, ObjectBuilder, RemoteHandle, Section, Segment, Segments, TypeId, UserMemory, UserRegion,
 };
 pub use pool::Registration;
-pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar, VerbsRegistrar};
+pub use registrar::{CallbackRegistrar, HostRegistrar, Region, RegionKeys, Registrar, RegistrarLimits, VerbsRegistrar};
 pub use transfer::{Request, View, Waited};

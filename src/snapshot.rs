@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sizes::bytes;
+
 /// Version of the JSON that a [`Snapshot`] serializes to.
 pub const SCHEMA: u32 = 1;
 
@@ -115,6 +117,10 @@ pub struct PoolInfo {
     pub most_allocated_bytes: u64,
     /// Bytes of the manager's own books, outside the managed memory.
     pub bookkeeping_bytes: u64,
+    /// LDOs that the lazy pool gave instead, as more memory for this pool was refused to be registered
+    /// (`lunasa.eager.when_refused`).
+    #[serde(default)]
+    pub passed_on: u64,
     /// Size classes with something in them; empty for `malloc`.
     pub classes: Vec<ClassInfo>,
 }
@@ -185,6 +191,95 @@ pub struct RegistrationInfo {
     /// Seconds that registering each of the avoided objects by itself would have taken, by that cost; none without it.
     #[serde(default)]
     pub saved_s: Option<f64>,
+    /// The pin budget, and what was taken of it.
+    #[serde(default)]
+    pub pins: PinInfo,
+    /// What limits further registrations.
+    #[serde(default)]
+    pub limits: RegistrationLimits,
+}
+
+/// The pin budget of this rank's host, and what this rank and the others took of it. All are bytes, of whole pages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PinInfo {
+    /// Whether registrations are charged: the registrar keeps memory where it is.
+    pub charged: bool,
+    /// What the ranks of the host may keep registered together; none: as much as they like.
+    pub budget: Option<u64>,
+    /// What of it each rank can have whatever the others do.
+    pub kept: Option<u64>,
+    /// Ranks that share it.
+    pub ranks: u32,
+    /// What this rank has registered.
+    pub used: u64,
+    /// What the other ranks of the host have.
+    pub used_by_others: u64,
+    /// What this rank asked for since the start, refused or not.
+    pub asked: u64,
+    /// How often it was refused.
+    pub refusals: u64,
+    /// What it asked for then.
+    pub refused: u64,
+}
+
+impl fmt::Display for PinInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let budget = self.budget.map_or("no budget".to_owned(), |budget| format!("{} for the host", bytes(budget)));
+        if !self.charged {
+            return write!(f, "{budget}, not charged: nothing is pinned");
+        }
+        write!(f, "{} of {budget}", bytes(self.used))?;
+        if self.ranks > 1 {
+            write!(f, ", {} by the others", bytes(self.used_by_others))?;
+            self.kept.map_or(Ok(()), |kept| write!(f, ", {} kept for each rank", bytes(kept)))?;
+        }
+        match self.refusals {
+            0 => Ok(()),
+            times => write!(f, "; {times} refused, {}", bytes(self.refused)),
+        }
+    }
+}
+
+/// What limits further registrations: before the first failure.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RegistrationLimits {
+    /// Each limit on bytes that there is.
+    pub bytes: Vec<LimitInfo>,
+    /// The most bytes of one registration, when the registrar says.
+    pub region_bytes: Option<u64>,
+    /// The most registrations at once, when the registrar says.
+    pub regions: Option<u64>,
+}
+
+/// A limit on what may be registered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitInfo {
+    /// What it is called: `RLIMIT_MEMLOCK`, `lunasa.pin_budget`, the file of a cgroup.
+    pub name: String,
+    /// Its value in bytes.
+    pub bytes: u64,
+    /// Bytes that it still allows.
+    pub left_bytes: u64,
+}
+
+impl RegistrationLimits {
+    /// The limit that is met first, when there is one.
+    pub fn tightest(&self) -> Option<&LimitInfo> {
+        self.bytes.iter().min_by_key(|limit| limit.left_bytes)
+    }
+}
+
+impl fmt::Display for RegistrationLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tightest() {
+            None => write!(f, "no limit on bytes")?,
+            Some(LimitInfo { name, bytes: value, left_bytes }) => {
+                write!(f, "may register {} more, limited by {name} = {}", bytes(*left_bytes), bytes(*value))?
+            }
+        }
+        self.region_bytes.map_or(Ok(()), |most| write!(f, "; at most {} at once", bytes(most)))?;
+        self.regions.map_or(Ok(()), |most| write!(f, "; at most {most} registrations"))
+    }
 }
 
 /// What registering a piece of memory and ending that again costs.

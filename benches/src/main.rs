@@ -4,6 +4,7 @@
 //! Each prints a table and adds its rows to `target/bench/NAME.json`; `benches/run` starts them with their ranks.
 
 mod alloc;
+mod backing;
 mod bootstrap;
 mod measure;
 mod register;
@@ -35,6 +36,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("bootstrap", Bench::Ranks(bootstrap::run)),
     ("alloc", Bench::Alone(alloc::run)),
     ("register", Bench::Alone(register::run)),
+    ("backing", Bench::Alone(backing::run)),
     ("alloc-pair", Bench::Part(alloc::pairs)),
     ("alloc-memory", Bench::Part(alloc::shape)),
 ];

@@ -29,6 +29,7 @@ const CASES: &[(&str, Case)] = &[
     ("idle", cases::idle::run),
     ("instances", cases::instances::run),
     ("numa", cases::numa::run),
+    ("pins", cases::pins::run),
     ("pools", cases::pools::run),
     ("requests", cases::requests::run),
     ("routes", cases::routes::run),
@@ -47,6 +48,7 @@ const DEVICE: &[(&str, Case)] = &[
     ("verbs_beyond", cases::verbs::beyond),
     ("verbs_domain", cases::verbs::domain),
     ("verbs_large", cases::verbs::large),
+    ("verbs_lazy", cases::verbs::lazy),
     ("verbs_start", cases::verbs::start),
 ];
 

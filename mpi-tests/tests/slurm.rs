@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use lunasa_mpi_tests::demo;
-use lunasa_mpi_tests::launch::{Bed, Job, Outcome, can_run, root};
+use lunasa_mpi_tests::launch::{Bed, Job, Outcome, built, can_run, root};
 use std::time::{Duration, SystemTime};
 
 /// What the batch job that `outcome` submitted wrote into the directory of submission; the file is removed.
@@ -32,6 +32,16 @@ fn srun_makes_one_world_of_two_nodes() {
         let job = Job::slurm(2, 4).args(["hello"]).env("OMPI_MCA_mpi_yield_when_idle", "1");
         let outcome = job.run().expect_ok();
         assert!(outcome.stdout.contains("ok hello ranks=4"), "{}", outcome.report());
+    }
+}
+
+#[test]
+fn the_doctor_has_one_table_for_two_nodes() {
+    if can_run(Bed::Slurm(2)) {
+        let job = Job::slurm(2, 4).program(built("lunasa")).args(["doctor", "--set", "lunasa.registrar=host"]);
+        let outcome = job.env("OMPI_MCA_mpi_yield_when_idle", "1").run().expect_ok();
+        let words = ["┆ 0-3   ┆ ok ┆ 4 ranks", "from the next rank by mpi", "doctor: ok ranks=4"];
+        assert!(words.iter().all(|words| outcome.stdout.contains(words)), "{}", outcome.report());
     }
 }
 

@@ -68,7 +68,64 @@ const CASES: &[Case] = &[
     Case(
         "beyond_memlock_what_worked_goes_on",
         "tester 16384 ranks 1 verbs_beyond",
-        &["refused: registration: rxe0 does not register 64.0 MiB", "RLIMIT_MEMLOCK is 16 MiB, 4 MiB pinned already"],
+        &[
+            "before: may register 12 MiB more, limited by RLIMIT_MEMLOCK = 16 MiB; at most ",
+            "refused: registration: rxe0 does not register 64.0 MiB",
+            "RLIMIT_MEMLOCK is 16 MiB, 4 MiB pinned already",
+        ],
+    ),
+    Case(
+        "beyond_memlock_lazy_objects_go_on",
+        "tester 16384 ranks 2 verbs_lazy",
+        &["ok verbs_lazy", "rank 0: 12 eager, then ", "rank 1: 12 eager, then "],
+    ),
+    Case(
+        "lazy_objects_will_do_without_a_first_block",
+        "tester 1024 ranks 1 verbs_lazy none",
+        &["ok verbs_lazy", "rank 0: 0 eager, then "],
+    ),
+    Case(
+        "the_doctor_alone_finds_the_device",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' doctor 0",
+        &[
+            "┆ 0     ┆ ok ┆ rxe0",
+            "1: active, Ethernet",
+            "1 (RoCE v2, ::ffff:10.9.0.1)",
+            "verbs: ",
+            "with registrar verbs, in ",
+            "doctor: ok ranks=1",
+            "doctor ended with 0",
+        ],
+    ),
+    Case(
+        "the_doctor_has_one_table_for_4_ranks",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' doctor 4",
+        &["┆ 0-3   ┆ ok ┆ rxe0", "MPI_THREAD_MULTIPLE", "doctor: ok ranks=4", "doctor ended with 0"],
+    ),
+    Case(
+        "the_doctor_finds_what_will_fail_on_4_ranks",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' tester 1024 doctor 4 --set lunasa.registrar=verbs",
+        &[
+            "┆ 0-3   ┆ fails ┆ RLIMIT_MEMLOCK is 1 MiB, and the start",
+            "┆ 0-3   ┆ fails ┆ start failed on rank 0",
+            "raise the limit: ",
+            "doctor: FAILS ranks=4",
+            "doctor ended with 1",
+        ],
+    ),
+    Case(
+        "the_doctor_finds_what_will_fail_alone",
+        "LUNASA_TCMALLOC_MIN_SYSTEM_ALLOC='4 MiB' tester 1024 doctor 0 --json --set lunasa.registrar=verbs",
+        &[
+            "\"found\": \"RLIMIT_MEMLOCK is 1 MiB, and the start registers 4 MiB\"",
+            "\"ok\": false",
+            "doctor ended with 1",
+        ],
+    ),
+    Case(
+        "the_pin_budget_is_shared_by_4_ranks",
+        "ranks 4 pins lunasa.registrar=verbs",
+        &["ok pins ranks=4", "4 MiB for the host"],
     ),
     Case(
         "no_permission_names_the_file",

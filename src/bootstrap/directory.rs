@@ -7,7 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Error, Result};
-use crate::memory::{PeerMapping, Shared};
+use crate::memory::{OfHost, PeerMapping, Shared};
 use crate::node_id::NodeId;
 use crate::registrar::Region;
 
@@ -88,16 +88,10 @@ fn damaged(what: &str) -> Error {
     Error::Launch(format!("the exchange at start delivered {what} that do not fit; do all ranks run the same program?"))
 }
 
-#[derive(Debug)]
-enum Memory {
-    Own(Shared),
-    Peer(PeerMapping),
-}
-
 /// The directory, as every rank sees it.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    memory: Memory,
+    memory: OfHost,
     ranks: u32,
     hosts: u32,
     me: u32,
@@ -150,16 +144,12 @@ impl Directory {
         if seen != ranks {
             return Err(damaged("more or fewer ranks"));
         }
-        Ok(Self { hosts: hosts.len() as u32, memory: Memory::Own(shared), ranks, me })
+        Ok(Self { hosts: hosts.len() as u32, memory: OfHost::Own(shared), ranks, me })
     }
 
     /// What the others of this host need to open it.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
-        let fd = match &self.memory {
-            Memory::Own(shared) => shared.fd(),
-            Memory::Peer(_) => -1,
-        };
-        Whereabouts { hosts: self.hosts, ranks: self.ranks, pid: std::process::id(), fd }
+        Whereabouts { hosts: self.hosts, ranks: self.ranks, pid: std::process::id(), fd: self.memory.fd() }
     }
 
     /// Opens the directory that the first rank of this host made.
@@ -169,14 +159,11 @@ impl Directory {
         }
         let mapping = PeerMapping::open(at.pid, at.fd, &memory_name(run), at.bytes(), false)?;
         let Whereabouts { ranks, hosts, .. } = at;
-        Ok(Self { memory: Memory::Peer(mapping), ranks, hosts, me })
+        Ok(Self { memory: OfHost::Peer(mapping), ranks, hosts, me })
     }
 
     fn base(&self) -> *const u8 {
-        match &self.memory {
-            Memory::Own(shared) => shared.base().as_ptr(),
-            Memory::Peer(mapping) => mapping.base().as_ptr(),
-        }
+        self.memory.base().as_ptr()
     }
 
     /// Bytes of this host's copy.

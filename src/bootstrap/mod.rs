@@ -3,11 +3,12 @@
 mod directory;
 mod launch;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::comm::Comm;
-use crate::config::{Config, Resolved};
+use crate::config::{Config, PinBudget, Resolved};
 use crate::error::{Error, Result};
+use crate::registrar::Budget;
 use crate::topology::Host;
 
 pub(crate) use directory::{Directory, Entry};
@@ -58,39 +59,80 @@ pub(crate) fn agree_on_config(comm: &Comm, host: &str, config: &Config) -> Resul
     agree(comm, host, mine)
 }
 
-/// The ranks find their hosts and tell each other of themselves. Collective.
-pub(crate) fn exchange(comm: &Comm, host: &Host, run: u64, mine: Entry) -> Result<Directory> {
-    // A colour has 31 bits; two splits by different halves of the key tell hosts apart for certain enough.
-    let half = comm.split(host.key as u32)?;
-    let here = half.split((host.key >> 31) as u32)?;
-    half.free()?;
-    let leads = here.rank() == 0;
-    let leaders = comm.split(u32::from(!leads))?;
+/// The ranks that a rank meets at the start besides all of them: those of its host, and the first ones of all hosts.
+pub(crate) struct Neighbours {
+    here: Comm,
+    /// The first ranks of all hosts; on the others' all of the others, which is of no use.
+    leaders: Comm,
+}
 
+impl Neighbours {
+    /// The ranks find who is on their host. Collective.
+    pub(crate) fn find(comm: &Comm, host: &Host) -> Result<Self> {
+        // A colour has 31 bits; two splits by different halves of the key tell hosts apart for certain enough.
+        let half = comm.split(host.key as u32)?;
+        let here = half.split((host.key >> 31) as u32)?;
+        half.free()?;
+        let leaders = comm.split(u32::from(here.rank() != 0))?;
+        Ok(Self { here, leaders })
+    }
+
+    /// Collective, and the last use of it.
+    pub(crate) fn free(&self) -> Result<()> {
+        self.leaders.free()?;
+        self.here.free()
+    }
+
+    /// The first rank of each host makes something, and tells the others of its host where it is, which open it. Collective.
+    fn share<T, At: FromBytes + IntoBytes + Immutable>(
+        &self,
+        comm: &Comm,
+        host: &str,
+        make: impl FnOnce() -> Result<T>,
+        whereabouts: impl FnOnce(&T) -> At,
+        open: impl FnOnce(At) -> Result<T>,
+    ) -> Result<T> {
+        let made = agree(comm, host, if self.here.rank() == 0 { make().map(Some) } else { Ok(None) })?;
+        let at = made.as_ref().map_or_else(Vec::new, |made| whereabouts(made).as_bytes().to_vec());
+        let at = self.here.broadcast(0, at)?;
+        let unfit = |_| {
+            Error::Launch("the whereabouts of shared memory do not fit; do all ranks run the same program?".to_owned())
+        };
+        let shared = match made {
+            Some(made) => Ok(made),
+            None => At::read_from_bytes(&at).map_err(unfit).and_then(open),
+        };
+        agree(comm, host, shared)
+    }
+}
+
+/// The first rank of each host makes the ledger of its pin budget, which the others open. Collective.
+pub(crate) fn share_budget(
+    comm: &Comm,
+    neighbours: &Neighbours,
+    host: &str,
+    run: u64,
+    setting: PinBudget,
+) -> Result<Budget> {
+    let (place, ranks) = (neighbours.here.rank(), neighbours.here.size());
+    let make = || Budget::create(run, ranks, setting);
+    neighbours.share(comm, host, make, Budget::whereabouts, |at| Budget::open(run, place, at, setting))
+}
+
+/// The ranks tell each other of themselves. Collective.
+pub(crate) fn exchange(comm: &Comm, neighbours: &Neighbours, host: &Host, run: u64, mine: Entry) -> Result<Directory> {
+    let Neighbours { here, leaders } = neighbours;
+    let leads = here.rank() == 0;
     let entries = here.gather(mine.as_bytes())?;
     let part =
         agree(comm, &host.name, if leads { directory::host_part(host.key, &host.name, &entries) } else { Ok(vec![]) })?;
     let (all, starts) = if leads { leaders.all_gather(&part)? } else { (vec![], vec![]) };
-    let made = if leads {
+    let make = || {
         let parts: Vec<&[u8]> = starts.windows(2).map(|ends| &all[ends[0]..ends[1]]).collect();
-        Directory::create(run, comm.rank(), comm.size(), &parts).map(Some)
-    } else {
-        Ok(None)
+        Directory::create(run, comm.rank(), comm.size(), &parts)
     };
-    let made = agree(comm, &host.name, made)?;
-    let at = here.broadcast(0, made.as_ref().map_or_else(Vec::new, |made| made.whereabouts().as_bytes().to_vec()))?;
-    let directory = match made {
-        Some(made) => Ok(made),
-        None => directory::Whereabouts::read_from_bytes(&at)
-            .map_err(|_| {
-                Error::Launch("the directory's whereabouts do not fit; do all ranks run the same program?".to_owned())
-            })
-            .and_then(|at| Directory::open(run, comm.rank(), at)),
-    };
-    let directory = agree(comm, &host.name, directory);
-    leaders.free()?;
-    here.free()?;
-    directory
+    let open = |at| Directory::open(run, comm.rank(), at);
+    neighbours.share(comm, &host.name, make, Directory::whereabouts, open)
 }
 
 /// The directory of a process by itself.

@@ -48,6 +48,14 @@ choices! {
         Verbs = "verbs",
     }
 
+    /// What an eager allocation does when the registration of more memory is refused.
+    WhenRefused {
+        /// It is an error.
+        Error = "error",
+        /// It comes from the lazy pool: unregistered, until a handle is asked for.
+        Lazy = "lazy",
+    }
+
     /// A route by which bytes may reach a peer.
     RouteKind {
         /// The rank itself.

@@ -8,8 +8,9 @@ use std::{net::IpAddr, path::PathBuf, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind},
+    choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused},
     kind::Kind,
+    pin_budget::PinBudget,
     units::{self, GIB, KIB, MIB, TIB},
 };
 
@@ -21,6 +22,8 @@ pub struct Settings {
     pub eager_memory_manager: ManagerKind,
     /// The memory manager of the lazy pool.
     pub lazy_memory_manager: ManagerKind,
+    /// What an eager allocation does when the registration of more memory is refused.
+    pub eager_when_refused: WhenRefused,
     /// Bytes of the smallest block of a pool.
     #[serde(with = "units::size")]
     pub tcmalloc_min_system_alloc: usize,
@@ -37,6 +40,8 @@ pub struct Settings {
     pub registrar: RegistrarKind,
     /// Whether the host registrar locks (`mlock`) what it registers.
     pub host_lock: bool,
+    /// What the ranks of a host may keep registered together.
+    pub pin_budget: PinBudget,
     /// The RDMA device that registers memory; empty is the nearest.
     pub verbs_device: String,
     /// Its port, from 1; 0 is the first active one.
@@ -126,7 +131,7 @@ pub fn keys() -> &'static [KeySpec] {
 }
 
 static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
-    use Kind::{Address, Choice, Choices, Device, Directory, Flag, Integer, Size};
+    use Kind::{Address, Budget, Choice, Choices, Device, Directory, Flag, Integer, Size};
     let key = |name, default, kind: Kind, about| KeySpec { name, default, allowed: kind.allowed(), about, kind };
     let port = 0..=i64::from(u16::MAX);
     let idle = Duration::from_micros(10)..=Duration::from_millis(1);
@@ -142,6 +147,12 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             r#""malloc""#,
             Choice(ManagerKind::NAMES),
             "The memory manager of the lazy pool, whose memory is registered when a handle is first asked for.",
+        ),
+        key(
+            "lunasa.eager.when_refused",
+            r#""error""#,
+            Choice(WhenRefused::NAMES),
+            "When an eager allocation needs memory that is refused to be registered: an error, or an LDO of the lazy pool.",
         ),
         key(
             "lunasa.tcmalloc.min_system_alloc",
@@ -178,6 +189,12 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "false",
             Flag,
             "Whether the host registrar locks what it registers in memory (mlock, within RLIMIT_MEMLOCK).",
+        ),
+        key(
+            "lunasa.pin_budget",
+            r#""75%""#,
+            Budget,
+            "What the ranks of a host may keep registered (pinned) together: a part of its memory, a size, or \"none\".",
         ),
         key(
             "lunasa.verbs.device",

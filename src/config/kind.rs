@@ -6,6 +6,7 @@ use toml::Value;
 
 use super::{
     nearest,
+    pin_budget::PinBudget,
     units::{duration_text, parse_duration, parse_size, size_text},
 };
 
@@ -32,6 +33,8 @@ pub(super) enum Kind {
     Device,
     /// The path of a file, or nothing.
     File,
+    /// A pin budget.
+    Budget,
 }
 
 impl Kind {
@@ -59,6 +62,7 @@ impl Kind {
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
             Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
             Self::File => "the path of a file, or \"\"".to_owned(),
+            Self::Budget => PinBudget::allowed(),
         }
     }
 
@@ -73,6 +77,11 @@ impl Kind {
             }
             (Self::Size(range), Value::String(text)) => {
                 return Ok(size_text(within(range, parse_size(text)?)?).into());
+            }
+            (Self::Budget, Value::String(text)) => return Ok(PinBudget::parse(text)?.to_string().into()),
+            (Self::Budget, Value::Integer(bytes)) => {
+                let bytes = u64::try_from(*bytes).map_err(|_| "it is negative")?;
+                return Ok(PinBudget::bytes(bytes)?.to_string().into());
             }
             (Self::Duration(range), Value::String(text)) => {
                 return Ok(duration_text(within(range, parse_duration(text)?)?).into());

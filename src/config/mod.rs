@@ -6,6 +6,7 @@
 mod choices;
 mod keys;
 mod kind;
+mod pin_budget;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind};
+pub use choices::{
+    AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused,
+};
 pub use keys::{KeySpec, Settings, keys, reference};
+pub use pin_budget::PinBudget;
 
 use crate::{
     error::{Error, Result},

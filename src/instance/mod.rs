@@ -23,6 +23,7 @@ use crate::snapshot::{ObjectInfo, PeerInfo, Snapshot};
 use crate::status::{Endpoint, Hooks, Source, TokenFile};
 use crate::transfer::{Direction, Local, Request, View};
 
+pub(crate) use start::choose_registrar;
 use watch::Watch;
 
 /// Network memory on one rank of an MPI job.

@@ -13,6 +13,7 @@ use crate::bootstrap::{self, Directory, Entry};
 use crate::comm::{self, Comm};
 use crate::config::{
     AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
+    WhenRefused,
 };
 use crate::error::{Error, Result};
 use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
@@ -20,7 +21,7 @@ use crate::memory::{self, Place};
 use crate::node_id::NodeId;
 use crate::object;
 use crate::pool::{DebugSettings, Pool, Pools, Registration};
-use crate::registrar::{self, HostRegistrar, Regions, Registrar, VerbsRegistrar};
+use crate::registrar::{self, Budget, HostRegistrar, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
@@ -53,14 +54,20 @@ struct Prepared {
     recorder: Option<Arc<Recorder>>,
 }
 
-fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
+fn prepare(
+    rank: u32,
+    run: &Run,
+    settings: &Settings,
+    registrar: Option<Arc<dyn Registrar>>,
+    budget: Budget,
+) -> Result<Prepared> {
     object::choose_secret();
     let topology = Topology::discover()?;
     let registrar = registrar.map_or_else(|| choose_registrar(settings, &topology), Ok)?;
     let cost = registrar::cost::measure(&*registrar)
         .inspect_err(|error| tracing::debug!("what a registration costs was not measured: {error}"))
         .ok();
-    let regions = Arc::new(Regions::new(registrar, run.id, rank)?);
+    let regions = Arc::new(Regions::new(registrar, run.id, rank)?.with_budget(budget));
     let source = BlockSource {
         run: run.id,
         rank,
@@ -108,6 +115,7 @@ fn make_pools(source: &BlockSource, settings: &Settings, aids: &DebugSettings) -
     };
     // Freed memory can only be looked at while it is mapped.
     let release_after = if aids.poison { Duration::ZERO } else { settings.tcmalloc_release_after };
+    let when_refused = settings.eager_when_refused;
     let manager = |time, place| -> Result<Manager> {
         if kind(time) == ManagerKind::Malloc {
             return Ok(Manager::Malloc(Box::default()));
@@ -117,48 +125,50 @@ fn make_pools(source: &BlockSource, settings: &Settings, aids: &DebugSettings) -
             block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
             reserve_ahead: settings.tcmalloc_reserve_ahead,
             release_after,
+            patient: time == Registration::Eager && when_refused == WhenRefused::Lazy,
         };
         Ok(Manager::Tcmalloc(Tcmalloc::new(Arc::new(BlockSource { place, ..source.clone() }), settings)?))
     };
-    let times = [Registration::Eager, Registration::Lazy];
+    // The lazy pool first, which may have to help the eager one out.
+    let pair = |pool: &dyn Fn(Registration) -> Result<Pool>, lazy: Option<Arc<Pool>>| -> Result<[Arc<Pool>; 2]> {
+        let lazy = lazy.map_or_else(|| pool(Registration::Lazy).map(Arc::new), Ok)?;
+        let eager = pool(Registration::Eager)?;
+        let eager = if when_refused == WhenRefused::Lazy { eager.or_else(lazy.clone()) } else { eager };
+        Ok([Arc::new(eager), lazy])
+    };
     if settings.numa_policy != NumaPolicy::PerNode {
-        let pool = |time| -> Result<_> {
+        let pool = |time| {
             let pool = Pool::new(time, manager(time, source.place)?, source.regions.clone());
-            Ok(Arc::new(pool.with_aids(aids.clone())))
+            Ok(pool.with_aids(aids.clone()))
         };
-        return Ok(Pools::new([pool(times[0])?, pool(times[1])?]));
+        return Ok(Pools::new(pair(&pool, None)?));
     }
     let nodes = source.topology.memory_nodes();
     let mut pairs: Vec<[Arc<Pool>; 2]> = Vec::new();
     for &node in &nodes {
-        let pool = |time| -> Result<_> {
-            match pairs.first() {
-                // The C library places memory as it likes: one pool does.
-                Some(first) if kind(time) == ManagerKind::Malloc => Ok(first[time as usize].clone()),
-                _ => {
-                    let pool = Pool::of_node(time, manager(time, Place::Node(node))?, source.regions.clone());
-                    Ok(Arc::new(pool.with_aids(aids.clone())))
-                }
-            }
+        let pool = |time| {
+            let pool = Pool::of_node(time, manager(time, Place::Node(node))?, source.regions.clone());
+            Ok(pool.with_aids(aids.clone()))
         };
-        pairs.push([pool(times[0])?, pool(times[1])?]);
+        // The C library places memory as it likes: one pool does.
+        let known =
+            |time| pairs.first().filter(|_| kind(time) == ManagerKind::Malloc).map(|first| &first[time as usize]);
+        let (eager, lazy) = (known(Registration::Eager).cloned(), known(Registration::Lazy).cloned());
+        pairs.push(match (eager, lazy) {
+            (Some(eager), lazy) => [eager, lazy.map_or_else(|| pool(Registration::Lazy).map(Arc::new), Ok)?],
+            (None, lazy) => pair(&pool, lazy)?,
+        });
     }
     Pools::per_node(&nodes, pairs, &source.topology)
 }
 
 /// The configured registrar; `auto` says why it goes on without a device.
-fn choose_registrar(settings: &Settings, topology: &Topology) -> Result<Arc<dyn Registrar>> {
+pub(crate) fn choose_registrar(settings: &Settings, topology: &Topology) -> Result<Arc<dyn Registrar>> {
     let host = || Arc::new(HostRegistrar::new(settings.host_lock));
     if settings.registrar == RegistrarKind::Host {
         return Ok(host());
     }
-    let wanted = verbs::Wanted {
-        device: &settings.verbs_device,
-        port: settings.verbs_port,
-        gid_index: u8::try_from(settings.verbs_gid_index).ok(),
-        near: topology.local_node(),
-    };
-    match VerbsRegistrar::open(&wanted) {
+    match VerbsRegistrar::open(&verbs::Wanted::of(settings, topology.local_node())) {
         Ok(verbs) => Ok(Arc::new(verbs)),
         Err(error) if settings.registrar == RegistrarKind::Auto => {
             tracing::info!("registrar host: {error}");
@@ -253,7 +263,8 @@ pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> R
     memory::not_in_forked_child()?;
     memory::install_fork_guard();
     let (host, resolved, run) = (Host::discover()?, config.resolve()?, Run::new());
-    let prepared = prepare(0, &run, &resolved.settings, registrar)?;
+    let budget = Budget::create(run.id, 1, resolved.settings.pin_budget)?;
+    let prepared = prepare(0, &run, &resolved.settings, registrar, budget)?;
     let directory = bootstrap::alone(&host, run.id, prepared.entry)?;
     let token_file = token_file(&resolved.settings, &run, &directory, 0)?;
     Ok(assemble(prepared, directory, resolved, run, token_file, None))
@@ -310,8 +321,20 @@ fn together(
     let broken = |error: serde_json::Error| Error::Launch(format!("the run's identity cannot be exchanged: {error}"));
     let text = comm.broadcast(0, bootstrap::agree(comm, name, made.map_err(broken))?)?;
     let run: Run = bootstrap::agree(comm, name, serde_json::from_slice(&text).map_err(broken))?;
-    let prepared = bootstrap::agree(comm, name, prepare(comm.rank(), &run, &resolved.settings, registrar))?;
-    let directory = bootstrap::exchange(comm, &host, run.id, prepared.entry)?;
+    let neighbours = bootstrap::Neighbours::find(comm, &host)?;
+    let met = || -> Result<_> {
+        let budget = bootstrap::share_budget(comm, &neighbours, name, run.id, resolved.settings.pin_budget)?;
+        let prepared = prepare(comm.rank(), &run, &resolved.settings, registrar, budget);
+        let prepared = bootstrap::agree(comm, name, prepared)?;
+        let directory = bootstrap::exchange(comm, &neighbours, &host, run.id, prepared.entry)?;
+        Ok((prepared, directory))
+    };
+    let met = met();
+    // What one rank alone does not survive leaves them as they are: freeing them takes all.
+    if matches!(met, Ok(_) | Err(Error::Start { .. })) {
+        neighbours.free()?;
+    }
+    let (prepared, directory) = met?;
     let token_file = bootstrap::agree(comm, name, token_file(&resolved.settings, &run, &directory, comm.rank()))?;
     Ok((prepared, directory, resolved, run, token_file))
 }

@@ -176,3 +176,97 @@ fn finish_reports_what_is_alive_and_leaves_its_memory() {
         assert!(!object.is_registered() && object.data::<u8>().unwrap() == [0; 100]);
     }
 }
+
+const MIB: usize = 1 << 20;
+
+/// A rank by itself that locks what it registers, with a budget of 8 MiB and blocks of 2 MiB, and this besides.
+fn with_little_to_pin(settings: &[(&str, &str)]) -> Result<Lunasa> {
+    let config = Config::new().ignore_environment().set("lunasa.status.enabled", false)?;
+    let config = config.set("lunasa.registrar", "host")?.set("lunasa.host.lock", true)?;
+    let config = config.set("lunasa.pin_budget", 8 << 20)?.set("lunasa.tcmalloc.min_system_alloc", "2 MiB")?;
+    let config = config.set("lunasa.tcmalloc.reserve_ahead", 0)?.set("lunasa.memory.huge_pages", "off")?;
+    Lunasa::local(settings.iter().try_fold(config, |config, (key, value)| config.set(key, *value))?)
+}
+
+#[test]
+fn locked_memory_is_taken_from_the_budget_and_given_back() {
+    let lunasa = with_little_to_pin(&[]).unwrap();
+    let pins = |lunasa: &Lunasa| lunasa.snapshot().registrations.pins;
+    assert_eq!((pins(&lunasa).budget, pins(&lunasa).used), (Some(8 * MIB as u64), 2 * MIB as u64));
+    let lazy = lunasa.object().lazy().data(4 * MIB).unwrap();
+    lazy.handle().unwrap();
+    let used = pins(&lunasa).used;
+    assert!((6 * MIB as u64..=6 * MIB as u64 + 8192).contains(&used) && used.is_multiple_of(4096), "{used}");
+    let limits = lunasa.snapshot().registrations.limits;
+    assert_eq!(
+        limits.bytes.iter().find(|limit| limit.name == "lunasa.pin_budget").unwrap().left_bytes,
+        8 * MIB as u64 - used
+    );
+
+    let error = lunasa.object().data(3 * MIB).unwrap_err();
+    assert!(matches!(error, Error::Registration(_)));
+    let error = error.to_string();
+    assert!(
+        error
+            .contains("lunasa.pin_budget = \"8 MiB\", which is 8 MiB on this host, where this rank has 6.0 MiB; raise"),
+        "{error}"
+    );
+    let refused = pins(&lunasa);
+    assert!(refused.refusals > 0 && refused.refused >= 3 * MIB as u64 && refused.used == used, "{refused}");
+    assert!(lunasa.object().data(1000).is_ok(), "what is registered goes on being used");
+    let beyond_the_host = lunasa.object().data(1 << 40);
+    assert!(matches!(beyond_the_host, Err(Error::Registration(_))), "it was mapped before the budget was asked");
+    assert!(lunasa.object().user(vec![0u8; 3 * MIB]).is_err() && lunasa.user_region(vec![0u8; 3 * MIB]).is_err());
+
+    drop(lazy);
+    assert_eq!(pins(&lunasa).used, 2 * MIB as u64);
+    drop(lunasa.object().data(3 * MIB).unwrap());
+    lunasa.finish().unwrap();
+}
+
+#[test]
+fn objects_come_from_the_lazy_pool_where_more_registered_memory_is_refused() {
+    let lunasa = with_little_to_pin(&[("lunasa.eager.when_refused", "lazy")]).unwrap();
+    let small = lunasa.object().data(1000).unwrap();
+    assert_eq!(small.registration(), Ok(Registration::Eager));
+    let mut large = lunasa.object().meta(8).data(7 * MIB).unwrap();
+    large.data_mut::<u8>().unwrap().fill(3);
+    assert_eq!((large.registration(), large.is_registered()), (Ok(Registration::Lazy), false));
+    let error = large.handle().unwrap_err().to_string();
+    assert!(error.contains("lunasa.pin_budget"), "{error}");
+    let copy = large.deep_copy().unwrap();
+    assert!(copy.deep_eq(&large).unwrap());
+    let user = lunasa.object().user(vec![5u8; 7 * MIB]).unwrap();
+    assert!(!user.is_registered() && user.handle().is_err());
+    // A smaller one is registered when a handle is asked for, and all goes on.
+    let fits = lunasa.object().data(5 * MIB).unwrap();
+    assert_eq!(lunasa.object().data(1000).unwrap().registration(), Ok(Registration::Eager));
+    assert_eq!(fits.registration(), Ok(Registration::Lazy), "not tried again at once");
+    assert!(lunasa.fetch(&fits.handle().unwrap()).unwrap().deep_eq(&fits).unwrap());
+    let eager = &lunasa.snapshot().pools[0];
+    assert_eq!((eager.name.as_str(), eager.passed_on), ("eager", 4), "two objects, a user object, what was fetched");
+    lunasa.check().unwrap();
+    drop((small, large, copy, user, fits));
+    assert_eq!(lunasa.finish().unwrap().objects(), 0);
+}
+
+#[test]
+fn a_first_block_beyond_the_budget_fails_the_start_unless_lazy_will_do() {
+    let large = ("lunasa.tcmalloc.min_system_alloc", "16 MiB");
+    let error = with_little_to_pin(&[large]).unwrap_err().to_string();
+    assert!(error.contains("16 MiB more do not fit the pin budget"), "{error}");
+    let lunasa = with_little_to_pin(&[large, ("lunasa.eager.when_refused", "lazy")]).unwrap();
+    let object = lunasa.object().data(1000).unwrap();
+    assert_eq!(object.registration(), Ok(Registration::Lazy));
+    object.handle().unwrap();
+    assert!((1..=8192).contains(&lunasa.snapshot().registrations.pins.used));
+}
+
+#[test]
+fn what_is_not_pinned_is_not_charged() {
+    let config = Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+    let config = config.set("lunasa.registrar", "host").unwrap().set("lunasa.pin_budget", "1 MiB").unwrap();
+    let lunasa = Lunasa::local(config).unwrap();
+    let pins = lunasa.snapshot().registrations.pins;
+    assert_eq!((pins.charged, pins.used), (false, 0));
+}

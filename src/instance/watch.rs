@@ -36,7 +36,8 @@ impl Watch {
         let avoided = self.pools.all().iter().map(|pool| pool.avoided());
         let (avoided, avoided_bytes) = avoided.fold((0, 0), |(objects, bytes), (o, b)| (objects + o, bytes + b));
         let saved_s = self.cost.map(|cost| cost.of(avoided, avoided_bytes));
-        RegistrationInfo { avoided, avoided_bytes, cost: self.cost, saved_s, ..self.regions.info() }
+        let (pins, limits) = (self.regions.pins(), self.regions.limits());
+        RegistrationInfo { avoided, avoided_bytes, cost: self.cost, saved_s, pins, limits, ..self.regions.info() }
     }
 }
 

@@ -33,7 +33,7 @@ fn tcmalloc(register: bool) -> (Manager, Arc<Regions>) {
     let source = source(Arc::new(HostRegistrar::new(false)));
     let regions = source.regions.clone();
     let (reserve_ahead, release_after) = (0, std::time::Duration::ZERO);
-    let settings = tcmalloc::Settings { register, block: (MIB, 4 * MIB), reserve_ahead, release_after };
+    let settings = tcmalloc::Settings { register, block: (MIB, 4 * MIB), reserve_ahead, release_after, patient: false };
     (Manager::Tcmalloc(Tcmalloc::new(source, settings).unwrap()), regions)
 }
 

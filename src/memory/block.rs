@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use super::limits::{Limits, bytes};
+use super::limits::Limits;
 use super::mapping::Mapping;
 use super::pages::{self, PageKind, Pages};
 use super::placement::{self, Place};
 use super::touch;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
+use crate::sizes::bytes;
 use crate::topology::{CpuList, Topology};
 
 /// The longest block; beyond it, rounding and aligning could overflow.

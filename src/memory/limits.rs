@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::sizes::bytes;
+
 /// What limits this process's memory now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -98,7 +100,36 @@ impl fmt::Display for Limits {
 
 /// The cgroup, of this process's and those above it, that leaves least.
 fn tightest_cgroup(root: &Path) -> Option<Cgroup> {
-    let own = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    limited_cgroups(root).into_iter().min_by_key(Cgroup::remaining)
+}
+
+/// Bytes of memory that the processes of this host (or of this container, or job) can have: all there is, or the least
+/// limit of a cgroup; with the file that says so.
+pub(crate) fn memory_to_have() -> (u64, String) {
+    memory_under(Path::new("/"))
+}
+
+fn memory_under(root: &Path) -> (u64, String) {
+    let file = root.join("proc/meminfo");
+    let all = fs::read_to_string(&file).ok().and_then(|text| kib_after(&text, "MemTotal:")).unwrap_or(u64::MAX);
+    let least = limited_cgroups(root).into_iter().min_by_key(|cgroup| cgroup.limit).filter(|cgroup| cgroup.limit < all);
+    least.map_or_else(|| (all, "/proc/meminfo".to_owned()), |cgroup| (cgroup.limit, cgroup.file))
+}
+
+/// A limit of the process's cgroup: the file that holds it, its bytes, and how many of them are left.
+pub(crate) fn cgroup_limit() -> Option<(String, u64, u64)> {
+    tightest_cgroup(Path::new("/")).map(|cgroup| (cgroup.file.clone(), cgroup.limit, cgroup.remaining()))
+}
+
+/// Why touching `len` bytes more would clearly go wrong, and what to do.
+pub(crate) fn memory_refusal(len: u64) -> Option<String> {
+    let limits = Limits::read();
+    limits.file_refusal(len).or_else(|| limits.refusal(len))
+}
+
+/// The cgroups with a limit, of this process's and those above it.
+fn limited_cgroups(root: &Path) -> Vec<Cgroup> {
+    let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let groups = own.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
@@ -110,7 +141,7 @@ fn tightest_cgroup(root: &Path) -> Option<Cgroup> {
             _ => None,
         }
     });
-    groups.flat_map(|(mount, path, names)| above(root, mount, path, names)).min_by_key(Cgroup::remaining)
+    groups.flat_map(|(mount, path, names)| above(root, mount, path, names)).collect()
 }
 
 /// The limited cgroups from `path` up to the mount. In a container `path` may be one that only the host sees; the mount
@@ -148,15 +179,6 @@ pub(super) fn resource_limits(resource: libc::__rlimit_resource_t) -> (Option<u6
 pub(super) fn kib_after(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// A number of bytes for people: `64 MiB`, or `1.5 GiB` with one digit when it is not whole.
-pub(crate) fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let power = (count.max(1).ilog2() as usize / 10).min(units.len() - 1);
-    let value = count as f64 / 1024f64.powi(power as i32);
-    let digits = usize::from(value.fract() != 0.0);
-    format!("{value:.digits$} {}", units[power])
 }
 
 #[cfg(test)]
@@ -209,17 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_to_have_is_the_least_limit_on_the_way_up() {
+        let root = tree(&[
+            ("proc/self/cgroup", "0::/job/step\n"),
+            ("proc/meminfo", "MemTotal: 1000 kB\n"),
+            ("sys/fs/cgroup/job/memory.max", "1000000\n"),
+            ("sys/fs/cgroup/job/memory.current", "0\n"),
+            ("sys/fs/cgroup/job/step/memory.max", "max\n"),
+        ]);
+        assert_eq!(memory_under(root.path()), (1_000_000, "/sys/fs/cgroup/job/memory.max".to_owned()));
+        fs::write(root.path().join("sys/fs/cgroup/job/memory.max"), "1100000").unwrap();
+        assert_eq!(memory_under(root.path()), (1_024_000, "/proc/meminfo".to_owned()));
+    }
+
+    #[test]
     fn the_host_refuses_what_it_has_not() {
         let root = tree(&[("proc/meminfo", "MemAvailable: 10 kB\n")]);
         let limits = Limits::read_under(root.path());
         assert_eq!(limits.refusal(10_240), None);
         assert!(limits.refusal(10_241).unwrap().contains("the host has 10 KiB available"));
         assert_eq!(Limits::read_under(tree(&[]).path()).refusal(u64::MAX), None, "nothing known, nothing refused");
-    }
-
-    #[test]
-    fn bytes_are_said_exactly_or_with_a_digit() {
-        let said: Vec<String> = [0, 1023, 1024, 65_537, 3 << 29, 1 << 62].map(bytes).into();
-        assert_eq!(said, ["0 B", "1023 B", "1 KiB", "64.0 KiB", "1.5 GiB", "4194304 TiB"]);
     }
 }

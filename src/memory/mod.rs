@@ -22,13 +22,14 @@ pub use block::{Block, BlockReport, BlockRequest};
 pub(crate) use copy::copy;
 pub(crate) use fork::{at_fork_in_child, not_in_forked_child};
 pub use fork::{in_forked_child, install_fork_guard};
-pub(crate) use limits::bytes;
+pub(crate) use limits::{cgroup_limit, memory_refusal, memory_to_have};
 pub use pages::PageKind;
+pub(crate) use pages::prospects;
 pub use peer::PeerMapping;
-pub(crate) use pin::Pins;
+pub(crate) use pin::{Pins, in_pages};
 pub use pin::{lock, unlock};
 pub use placement::Place;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{OfHost, Shared};
 
 #[cfg(test)]
 mod tests;

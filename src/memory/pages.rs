@@ -4,10 +4,11 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 
-use super::limits::{bytes, kib_after};
+use super::limits::kib_after;
 use super::mapping::page_size;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
+use crate::sizes::bytes;
 
 /// The kind of pages a block got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +87,17 @@ pub(super) fn choices(
             Ok((kinds, note))
         }
     }
+}
+
+/// The kind of pages that a block of `len` bytes on `node` can expect, and for a better kind what to do.
+///
+/// # Errors
+/// As for [`choices`].
+pub(crate) fn prospects(len: usize, node: Option<u32>, huge_pages: HugePages) -> Result<(PageKind, Option<String>)> {
+    let (kinds, _) = choices("the first", len, node, huge_pages)?;
+    let kind = kinds.first().map_or(PageKind::Ordinary, |pages| pages.kind);
+    let better = if kind == PageKind::Ordinary && huge_pages != HugePages::Off { Pool::read(node) } else { None };
+    Ok((kind, better.map(|pool| format!("reserve them as root with {}", pool.recipe(len, node)))))
 }
 
 /// Reserved huge pages of the default size, in pages.

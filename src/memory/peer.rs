@@ -7,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::NonNull;
 
-use super::limits::{Limits, bytes};
+use super::limits::Limits;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};
+use crate::sizes::bytes;
 
 /// A block of another process on this host, mapped; unmapped when dropped. It outlives the peer.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::ptr::NonNull;
 
-use super::limits::{bytes, kib_after, resource_limits};
+use super::limits::{kib_after, resource_limits};
 use crate::error::{Error, Result};
+use crate::sizes::bytes;
 
 /// Locks `len` bytes at `base` into RAM (`mlock`). Locks do not nest: one [`unlock`] undoes any number.
 ///
@@ -52,21 +53,42 @@ pub(crate) struct Pins {
     soft: Option<u64>,
     hard: Option<u64>,
     pinned: u64,
+    /// What `mlock` holds, which is counted by itself.
+    locked: u64,
+    /// CAP_IPC_LOCK, perhaps only within a user namespace.
+    may_lock: bool,
+}
+
+/// Bytes of the pages that a range is on, which is what limits count.
+pub(crate) fn in_pages(base: NonNull<u8>, len: usize) -> u64 {
+    let (from, page) = (base.as_ptr().addr() as u64, 4096);
+    (from + len as u64).next_multiple_of(page) - from / page * page
 }
 
 impl Pins {
     /// Reads them.
     pub(crate) fn read() -> Self {
         let (soft, hard) = resource_limits(libc::RLIMIT_MEMLOCK);
-        Self { soft, hard, pinned: status_bytes("VmPin:") }
+        // Read once: this is done for every registration with a device.
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let bytes = |key| kib_after(&status, key).unwrap_or(0);
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        let may_lock = effective & 1 << CAP_IPC_LOCK != 0;
+        Self { soft, hard, pinned: bytes("VmPin:"), locked: bytes("VmLck:"), may_lock }
+    }
+
+    /// The limit and what is left of it, unless the process is exempt.
+    pub(crate) fn left(&self) -> Option<(u64, u64)> {
+        self.soft
+            .filter(|_| !(self.may_lock && on_the_host()))
+            .map(|limit| (limit, limit.saturating_sub(self.pinned.max(self.locked))))
     }
 
     /// Whether the limit refuses `len` bytes more at `base`. It counts whole pages; and a process that holds more than
     /// the limit already is exempt from it.
     pub(crate) fn refuse(&self, base: NonNull<u8>, len: usize) -> bool {
-        let (from, page) = (base.as_ptr().addr() as u64, 4096);
-        let pages = (from + len as u64).next_multiple_of(page) - from / page * page;
-        self.soft.is_some_and(|limit| self.pinned <= limit && self.pinned + pages > limit)
+        self.soft.is_some_and(|limit| self.pinned <= limit && self.pinned + in_pages(base, len) > limit)
     }
 
     /// What to change when the limit is in the way.
@@ -80,6 +102,14 @@ impl fmt::Display for Pins {
         write!(f, "RLIMIT_MEMLOCK is {}, {} pinned already", said(self.soft), bytes(self.pinned))
     }
 }
+
+/// Whether capabilities are those of the host: this is the first of all user namespaces.
+fn on_the_host() -> bool {
+    let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    ids.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+const CAP_IPC_LOCK: u32 = 14;
 
 fn said(limit: Option<u64>) -> String {
     limit.map_or("unlimited".into(), bytes)
@@ -107,7 +137,7 @@ mod tests {
     #[test]
     fn the_limit_refuses_by_whole_pages_and_spares_who_is_exempt() {
         let at = |address| NonNull::new(std::ptr::without_provenance_mut(address)).unwrap_or(NonNull::dangling());
-        let pins = |soft, pinned| Pins { soft, hard: None, pinned };
+        let pins = |soft, pinned| Pins { soft, hard: None, pinned, locked: 0, may_lock: false };
         assert!(!pins(Some(8192), 4096).refuse(at(0x10000), 4096));
         assert!(pins(Some(8192), 4096).refuse(at(0x10001), 4096), "on two pages");
         assert!(!pins(None, u64::MAX / 2).refuse(at(0x10000), 4096));

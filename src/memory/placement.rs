@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ptr;
 
-use super::limits::bytes;
 use super::mapping::Mapping;
 use super::pages::PageKind;
+use crate::sizes::bytes;
 use crate::topology::{NodeMemory, Topology};
 
 /// How many pages of a block are asked for their node.

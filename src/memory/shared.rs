@@ -1,9 +1,11 @@
-//! A small shared mapping without NUMA wishes: the table of regions, the directory. Sparse until it is written.
+//! A small shared mapping without NUMA wishes: the table of regions, the directory, the ledger of what is pinned. Sparse
+//! until it is written.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+use super::PeerMapping;
 use super::limits::Limits;
 use super::mapping::{Mapping, page_size};
 use crate::error::{Error, Result, os_error};
@@ -47,5 +49,29 @@ impl Shared {
 
     pub(crate) fn fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// Memory that the ranks of a host share: the one that made it has it as its own, the others map it.
+#[derive(Debug)]
+pub(crate) enum OfHost {
+    Own(Shared),
+    Peer(PeerMapping),
+}
+
+impl OfHost {
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        match self {
+            Self::Own(shared) => shared.base(),
+            Self::Peer(mapping) => mapping.base(),
+        }
+    }
+
+    /// The descriptor by which the others open it; -1 when it is another rank's.
+    pub(crate) fn fd(&self) -> RawFd {
+        match self {
+            Self::Own(shared) => shared.fd(),
+            Self::Peer(_) => -1,
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{self, class_byte};
-use crate::pool::{CallSite, Pool, Pools, Registration};
+use crate::pool::{Allocated, CallSite, Pool, Pools, Registration};
 
 /// Largest sizes that the quick way considers.
 const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
@@ -87,7 +87,8 @@ impl<'a> ObjectBuilder<'a> {
         Self { zeroed: true, ..self }
     }
 
-    /// Allocates the object with that many bytes of data.
+    /// Allocates the object with that many bytes of data. With `lunasa.eager.when_refused = "lazy"` it comes from the lazy pool
+    /// where the eager one is refused the registration of more memory.
     ///
     /// # Errors
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
@@ -155,17 +156,20 @@ impl<'a> ObjectBuilder<'a> {
     fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let piece_len = HEAD + in_piece;
-        let (piece, serial, region) = pool.allocate(piece_len, Location::caller())?;
+        let Allocated { pool: owner, piece, serial, region } = pool.allocate_for(piece_len, Location::caller())?;
         let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
         let capacity = (in_piece + memory.len()) as u64;
         let part = Box::new(UserPart { memory, region: AtomicU64::new(0), piece_region, piece_len });
         let extra = Box::into_raw(part).expose_provenance() as u64;
-        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags, capacity, extra };
+        let birth = Birth { owner, serial, flags, capacity, extra };
         let shape = Shape { type_id: self.type_id.0, meta_len, data_len: data_len as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD and the metadata, aligned to 64; the user part was leaked for it.
         let mut object = unsafe { Ldo::begin(piece, class_byte(piece_len), birth, shape) };
-        if self.time == Registration::Eager {
-            object.register()?;
+        // When the memory for the headers was refused already, there is no need to try with the program's.
+        if owner.time == Registration::Eager
+            && let Err(refusal) = object.register()
+        {
+            pool.instead_of(refusal)?;
         }
         if self.zeroed {
             object.wipe()?;
@@ -214,9 +218,9 @@ impl Wish<'_> {
         let sections = builder.meta.checked_add(bytes).ok_or_else(too_large)?;
         let capacity = sections.max(builder.capacity);
         let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
-        let (piece, serial, region) = pool.allocate(total, site)?;
+        let Allocated { pool, piece, serial, region } = pool.allocate_for(total, site)?;
         let extra = region.map_or(0, |region| region.id.pack());
-        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
+        let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         let shape = Shape { type_id: builder.type_id.0, meta_len, data_len: bytes as u64 };
         // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
         let mut object = unsafe { Ldo::begin(piece, class_byte(total), birth, shape) };

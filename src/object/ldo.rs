@@ -17,7 +17,7 @@ use super::user::UserPart;
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{Taken, class_byte};
 use crate::memory;
-use crate::pool::{Pool, Registration};
+use crate::pool::{Allocated, Pool, Registration};
 use crate::registrar::{Region, RegionId};
 
 /// A Lunasa Data Object.
@@ -275,7 +275,7 @@ impl Ldo {
         let (pool, shape) = (self.pool()?, self.head().shape());
         let from = self.sections()?;
         let capacity = (shape.meta_len as usize + shape.data_len as usize).max(self.capacity());
-        let (piece, serial, region) = pool.allocate(HEAD + capacity, Location::caller())?;
+        let Allocated { pool, piece, serial, region } = pool.allocate_for(HEAD + capacity, Location::caller())?;
         let extra = region.map_or(0, |region| region.id.pack());
         let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         // SAFETY: a fresh piece of that many bytes.
@@ -440,7 +440,8 @@ impl Ldo {
         }))
     }
 
-    /// Which pool it is of.
+    /// Which pool it is of; also of the lazy one when the eager one was refused more registered memory
+    /// (`lunasa.eager.when_refused`).
     ///
     /// # Errors
     /// [`Error::Object`] when the header was damaged.

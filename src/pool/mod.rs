@@ -62,6 +62,28 @@ pub(crate) struct Pool {
     registering: [Mutex<()>; STRIPES],
     /// None by default; with any, nothing takes the quick way.
     aids: Option<Box<Aids>>,
+    /// Where objects come from when this pool is refused the registration of more memory.
+    instead: Option<Instead>,
+}
+
+/// Another pool that helps out.
+#[derive(Debug)]
+struct Instead {
+    pool: Arc<Pool>,
+    /// Objects that it gave.
+    given: AtomicU64,
+}
+
+/// A piece of a pool for an object.
+#[derive(Debug)]
+pub(crate) struct Allocated<'a> {
+    /// The pool that it is of, and goes back to.
+    pub pool: &'a Pool,
+    pub piece: NonNull<u8>,
+    /// The object's serial number.
+    pub serial: u64,
+    /// The region of its own, if the pool registers piece by piece.
+    pub region: Option<Region>,
 }
 
 impl Pool {
@@ -73,7 +95,18 @@ impl Pool {
         let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
         let (closed, quick) = (AtomicBool::new(false), AtomicUsize::new(quick));
         let name = time.to_string();
-        Self { name, time, piecewise, manager, regions, closed, quick, registering: Default::default(), aids: None }
+        Self {
+            name,
+            time,
+            piecewise,
+            manager,
+            regions,
+            closed,
+            quick,
+            registering: Default::default(),
+            aids: None,
+            instead: None,
+        }
     }
 
     /// With what helps to find faults, if any of it is on. To be called before the first object is made.
@@ -84,6 +117,11 @@ impl Pool {
             self.aids = Some(Box::new(Aids::new(settings, self.name().into(), self.time == Registration::Lazy, stays)));
         }
         self
+    }
+
+    /// With a pool that gives objects when this one is refused the registration of more memory.
+    pub(crate) fn or_else(self, pool: Arc<Pool>) -> Self {
+        Self { instead: Some(Instead { pool, given: AtomicU64::new(0) }), ..self }
     }
 
     /// One of several pools for the same time: its name says which node it is on.
@@ -148,6 +186,40 @@ impl Pool {
             if let Ok(made) = self.manager.allocate(len) {
                 return Some(made);
             }
+        }
+    }
+
+    /// As [`Pool::allocate`]; from the pool that helps out when there is one and the registration of more memory is refused.
+    pub(crate) fn allocate_for(&self, len: usize, site: CallSite) -> Result<Allocated<'_>> {
+        let allocated = |pool, (piece, serial, region)| Allocated { pool, piece, serial, region };
+        match self.allocate(len, site) {
+            Ok(found) => Ok(allocated(self, found)),
+            Err(refusal) => {
+                let instead = self.instead_of(refusal)?;
+                Ok(allocated(instead, instead.allocate(len, site)?))
+            }
+        }
+    }
+
+    /// The pool that helps out when this was refused; says so the first time.
+    ///
+    /// # Errors
+    /// The refusal itself when it is about something else, or there is no such pool.
+    pub(crate) fn instead_of(&self, refusal: Error) -> Result<&Pool> {
+        match (&self.instead, refusal) {
+            (Some(Instead { pool, given }), refusal @ Error::Registration(_)) => {
+                if given.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!(
+                        "rank {}: LDOs come from the {} pool, and are registered when a handle is asked for, as more memory \
+                         for the {} pool is refused (lunasa.eager.when_refused = \"lazy\"): {refusal}",
+                        self.regions.rank(),
+                        pool.name(),
+                        self.name()
+                    );
+                }
+                Ok(pool)
+            }
+            (_, refusal) => Err(refusal),
         }
     }
 
@@ -342,6 +414,7 @@ impl Pool {
             most_live_objects: holdings.most_objects,
             most_allocated_bytes: holdings.most_bytes,
             bookkeeping_bytes: holdings.bookkeeping,
+            passed_on: self.instead.as_ref().map_or(0, |instead| instead.given.load(Ordering::Relaxed)),
             classes: holdings.classes,
         };
         let blocks = holdings.blocks.into_iter().map(|block| BlockInfo { pool: self.name().to_owned(), ..block });

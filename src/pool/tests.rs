@@ -15,6 +15,11 @@ struct Device {
 }
 
 fn pool(time: Registration) -> (Pool, Arc<Device>) {
+    let (regions, device) = regions();
+    (Pool::new(time, Manager::Malloc(Box::default()), regions), device)
+}
+
+fn regions() -> (Arc<Regions>, Arc<Device>) {
     let device = Arc::new(Device::default());
     let (pins, unpins) = (device.clone(), device.clone());
     let pin = move |base: NonNull<u8>, len| {
@@ -35,8 +40,7 @@ fn pool(time: Registration) -> (Pool, Arc<Device>) {
     };
     // SAFETY: neither function touches the memory.
     let registrar = unsafe { CallbackRegistrar::new("test", pin, unpin) };
-    let regions = Arc::new(Regions::new(Arc::new(registrar), rand::random(), 0).unwrap());
-    (Pool::new(time, Manager::Malloc(Box::default()), regions), device)
+    (Arc::new(Regions::new(Arc::new(registrar), rand::random(), 0).unwrap()), device)
 }
 
 /// As an object would do it.
@@ -123,4 +127,29 @@ fn a_closed_pool_hands_out_and_registers_nothing() {
     // SAFETY: allocated above, with this length.
     unsafe { pool.release(piece, 500, None, past) };
     assert_eq!((registered(&device), pool.live()), (0, 0));
+}
+
+#[test]
+fn a_pool_that_is_refused_gives_what_the_other_one_has_until_it_is_refused_no_more() {
+    let (regions, device) = regions();
+    let new = |time| Pool::new(time, Manager::Malloc(Box::default()), regions.clone());
+    let lazy = Arc::new(new(Registration::Lazy));
+    let eager = new(Registration::Eager).or_else(lazy.clone());
+    let give_back = |found: Allocated<'_>| {
+        // SAFETY: allocated with this length, and not used.
+        unsafe { found.pool.release(found.piece, 1000, found.region.map(|region| region.id), past) }
+    };
+    device.refuses.store(true, Ordering::SeqCst);
+    let found = eager.allocate_for(1000, std::panic::Location::caller()).unwrap();
+    assert_eq!((found.pool.time, found.region, lazy.live()), (Registration::Lazy, None, 1));
+    assert_eq!((eager.info().0.passed_on, eager.live()), (1, 0));
+    give_back(found);
+    device.refuses.store(false, Ordering::SeqCst);
+    let found = eager.allocate_for(1000, std::panic::Location::caller()).unwrap();
+    assert!(found.pool.time == Registration::Eager && found.region.is_some());
+    give_back(found);
+    assert_eq!((eager.info().0.passed_on, eager.live(), lazy.live()), (1, 0, 0));
+    // What is no refusal of a registration is nobody else's matter.
+    eager.close();
+    assert!(matches!(eager.allocate_for(1000, std::panic::Location::caller()), Err(Error::Closed(_))));
 }

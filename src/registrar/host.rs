@@ -28,6 +28,10 @@ unsafe impl Registrar for HostRegistrar {
         "host"
     }
 
+    fn pins(&self) -> bool {
+        self.lock
+    }
+
     unsafe fn register(&self, base: NonNull<u8>, len: usize) -> Result<RegionKeys> {
         if self.lock {
             memory::lock(base, len).map_err(|error| Error::Registration(error.to_string()))?;

@@ -3,12 +3,16 @@
 //! - [`HostRegistrar`]: no device; Lunasa issues the keys and checks them itself, and may lock the pages.
 //! - [`VerbsRegistrar`]: a real RDMA device, one memory region for each registration.
 //! - [`CallbackRegistrar`]: the program's own pin and unpin functions (the original's `RegisterPinUnpin`).
+//! - `budget`: what the ranks of a host may keep registered together.
 //! - `cost`: what a registration costs here, measured.
+//! - `limits`: what limits further registrations.
 //! - `Regions`: every registered range with its keys and a generation, in memory that peers on this host can read.
 
+mod budget;
 mod callback;
 pub(crate) mod cost;
 mod host;
+mod limits;
 mod regions;
 mod slot;
 mod verbs;
@@ -16,6 +20,7 @@ mod verbs;
 use std::fmt;
 use std::ptr::NonNull;
 
+pub(crate) use budget::Budget;
 pub use callback::CallbackRegistrar;
 pub use host::HostRegistrar;
 pub use regions::Region;
@@ -36,6 +41,15 @@ pub struct RegionKeys {
     pub cookie: u64,
 }
 
+/// What a registrar allows at most; `None` where it has no limit, or does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RegistrarLimits {
+    /// Bytes of one registration.
+    pub region_bytes: Option<u64>,
+    /// Registrations at once.
+    pub regions: Option<u64>,
+}
+
 /// Registers and deregisters memory.
 ///
 /// # Safety
@@ -44,6 +58,16 @@ pub struct RegionKeys {
 pub unsafe trait Registrar: Send + Sync + fmt::Debug {
     /// Its name, for people: `host`, `verbs`, the program's own.
     fn name(&self) -> &str;
+
+    /// Whether what it registers stays pinned in memory, and so counts against `lunasa.pin_budget`.
+    fn pins(&self) -> bool {
+        true
+    }
+
+    /// What it allows at most.
+    fn limits(&self) -> RegistrarLimits {
+        RegistrarLimits::default()
+    }
 
     /// Registers `len` bytes from `base`.
     ///

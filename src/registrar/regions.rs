@@ -9,11 +9,12 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::limits::limits;
 use super::slot::{Backing, PeerRegion, Slot};
-use super::{RegionKeys, Registrar};
+use super::{Budget, RegionKeys, Registrar};
 use crate::error::{Error, Result};
-use crate::memory::{PeerMapping, Shared};
-use crate::snapshot::RegistrationInfo;
+use crate::memory::{self, PeerMapping, Shared};
+use crate::snapshot::{PinInfo, RegistrationInfo, RegistrationLimits};
 
 /// Most regions of one rank at one time. The table is sparse: slots that were never used cost nothing.
 const SLOTS: usize = 1 << 20;
@@ -94,6 +95,8 @@ struct Books {
 #[derive(Debug)]
 pub(crate) struct Regions {
     registrar: Arc<dyn Registrar>,
+    /// The pin budget, when the registrar pins.
+    budget: Option<Budget>,
     run: u64,
     rank: u32,
     table: Shared,
@@ -111,7 +114,20 @@ impl Regions {
     pub(crate) fn new(registrar: Arc<dyn Registrar>, run: u64, rank: u32) -> Result<Self> {
         let table = Shared::create(&table_name(run, rank), TABLE)?;
         let (books, in_use) = (Mutex::default(), RwLock::new(()));
-        Ok(Self { registrar, run, rank, table, books, in_use })
+        Ok(Self { registrar, budget: None, run, rank, table, books, in_use })
+    }
+
+    /// With the pin budget of the host, which is charged if the registrar pins.
+    pub(crate) fn with_budget(self, budget: Budget) -> Self {
+        Self { budget: self.registrar.pins().then_some(budget), ..self }
+    }
+
+    /// Refuses at once what the budget would not allow to be registered.
+    ///
+    /// # Errors
+    /// [`Error::Registration`] with the budget, and what is used of it.
+    pub(crate) fn check_budget(&self, len: usize) -> Result<()> {
+        self.budget.as_ref().map_or(Ok(()), |budget| budget.check(len as u64))
     }
 
     /// The run that these regions belong to.
@@ -146,9 +162,12 @@ impl Regions {
     /// # Safety
     /// The range is mapped and stays so until the region was deregistered.
     pub(crate) unsafe fn register(&self, base: NonNull<u8>, len: usize, backing: Option<Backing>) -> Result<Region> {
+        let pages = memory::in_pages(base, len);
+        self.budget.as_ref().map_or(Ok(()), |budget| budget.take(pages))?;
+        let give_back = |_: &Error| self.give_back(pages);
         let start = Instant::now();
         // SAFETY: the caller's promise.
-        let keys = unsafe { self.registrar.register(base, len) }?;
+        let keys = unsafe { self.registrar.register(base, len) }.inspect_err(give_back)?;
         let spent = start.elapsed();
         let mut books = self.books();
         let slot = match books.free.pop() {
@@ -162,6 +181,7 @@ impl Regions {
                 drop(books);
                 // SAFETY: registered just now, with these.
                 unsafe { self.registrar.deregister(base, len, keys) }?;
+                self.give_back(pages);
                 return Err(Error::Registration(format!(
                     "{SLOTS} regions are registered at once, the most there can be; allocate eagerly, or drop objects that \
                      were registered one by one"
@@ -177,6 +197,12 @@ impl Regions {
         books.info.regions += 1;
         books.info.bytes += len as u64;
         Ok(region)
+    }
+
+    fn give_back(&self, pages: u64) {
+        if let Some(budget) = &self.budget {
+            budget.give_back(pages);
+        }
     }
 
     /// Ends a region: first its generation, so that peers turn away, then the registration. False when it had ended.
@@ -199,6 +225,7 @@ impl Regions {
         // SAFETY: taken out of the books, so registered with these and not ended before.
         unsafe { self.registrar.deregister(region.base, region.len, region.keys) }?;
         let spent = start.elapsed();
+        self.give_back(memory::in_pages(region.base, region.len));
         let mut books = self.books();
         books.info.spent_s += spent.as_secs_f64();
         books.free.push(id.slot);
@@ -227,9 +254,19 @@ impl Regions {
         })
     }
 
-    /// What was registered; what was avoided and what that cost, others know.
+    /// What was registered; what was avoided and what that cost, others know, and the limits are had by themselves.
     pub(crate) fn info(&self) -> RegistrationInfo {
         self.books().info.clone()
+    }
+
+    /// The pin budget, and what was taken of it.
+    pub(crate) fn pins(&self) -> PinInfo {
+        self.budget.as_ref().map_or_else(PinInfo::default, Budget::info)
+    }
+
+    /// What limits further registrations.
+    pub(crate) fn limits(&self) -> RegistrationLimits {
+        limits(&*self.registrar, self.budget.as_ref())
     }
 }
 

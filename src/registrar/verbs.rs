@@ -5,9 +5,10 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::{RegionKeys, Registrar};
+use super::{RegionKeys, Registrar, RegistrarLimits};
 use crate::error::{Error, Result};
-use crate::memory::{Pins, bytes};
+use crate::memory::Pins;
+use crate::sizes::bytes;
 use crate::verbs::{Context, Domain, MemoryRegion, Wanted};
 
 /// Registers memory with an RDMA device: for local writes, and for remote reads and writes at the memory's own addresses,
@@ -95,6 +96,13 @@ impl fmt::Debug for VerbsRegistrar {
 unsafe impl Registrar for VerbsRegistrar {
     fn name(&self) -> &str {
         "verbs"
+    }
+
+    fn limits(&self) -> RegistrarLimits {
+        let limits = self.domain.context().limits();
+        // Devices in software say a number that no memory reaches.
+        let region_bytes = Some(limits.max_mr_size).filter(|most| *most < 1 << 60);
+        RegistrarLimits { region_bytes, regions: u64::try_from(limits.max_mr).ok() }
     }
 
     unsafe fn register(&self, base: NonNull<u8>, len: usize) -> Result<RegionKeys> {

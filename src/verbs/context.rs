@@ -13,7 +13,7 @@ use rdma_sys::{
 
 use super::device::{Device, Devices};
 use super::port::Port;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::error::{Error, Result};
 use crate::memory;
 
@@ -28,6 +28,14 @@ pub(crate) struct Wanted<'a> {
     pub gid_index: Option<u8>,
     /// This rank's NUMA node.
     pub near: Option<u32>,
+}
+
+impl<'a> Wanted<'a> {
+    /// What the configuration asks for, for a rank near this NUMA node.
+    pub(crate) fn of(settings: &'a Settings, near: Option<u32>) -> Self {
+        let gid_index = u8::try_from(settings.verbs_gid_index).ok();
+        Self { device: &settings.verbs_device, port: settings.verbs_port, gid_index, near }
+    }
 }
 
 /// An opened device.

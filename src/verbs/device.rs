@@ -83,14 +83,18 @@ impl Device<'_> {
     /// How far its NUMA node is from `node`, by the kernel's table (10 is the same node); the greatest number when that is
     /// not known, as for a device in software.
     pub(super) fn distance(&self, node: Option<u32>) -> u32 {
-        let own = fs::read_to_string(format!("/sys/class/infiniband/{}/device/numa_node", self.name()));
-        let known = own.ok().and_then(|own| own.trim().parse().ok()).zip(node);
+        let known = node_of(&self.name()).zip(node);
         known.and_then(|(own, node)| distance(node, own)).unwrap_or(u32::MAX)
     }
 }
 
-/// The kernel's distance between two NUMA nodes.
-fn distance(from: u32, to: u32) -> Option<u32> {
+/// The NUMA node of the device of this name, when it is on one.
+pub(crate) fn node_of(name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/infiniband/{name}/device/numa_node")).ok()?.trim().parse().ok()
+}
+
+/// The kernel's distance between two NUMA nodes; 10 is the same one.
+pub(crate) fn distance(from: u32, to: u32) -> Option<u32> {
     let table = fs::read_to_string(format!("/sys/devices/system/node/node{from}/distance")).ok()?;
     let online = fs::read_to_string("/sys/devices/system/node/online").ok()?;
     entry(&table, &online.parse().ok()?, to)

@@ -9,4 +9,6 @@ mod domain;
 mod port;
 
 pub(crate) use context::{Context, Wanted};
+pub(crate) use device::{distance, node_of};
 pub(crate) use domain::{Domain, MemoryRegion};
+pub(crate) use port::Port;

@@ -48,6 +48,7 @@ impl Source for Fake {
             most_allocated_bytes: 25 << 20,
             node: None,
             bookkeeping_bytes: 300 << 10,
+            passed_on: 0,
             classes: if name == "eager" {
                 vec![
                     ClassInfo { size: 128, live: 1000, cached: 64, spans: 3, free: 472 },
@@ -114,6 +115,7 @@ impl Source for Fake {
                 spent_s: 0.0625,
                 cost: Some(RegistrationCost { fixed_s: 0.015625, per_byte_s: 0.0 }),
                 saved_s: Some(1543.203125),
+                ..RegistrationInfo::default()
             },
             traffic: vec![
                 TrafficInfo {

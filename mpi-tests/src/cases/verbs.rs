@@ -1,7 +1,7 @@
 //! Registration with a real device: what Lunasa says is held against the device's own list of memory regions.
 
 use super::support::*;
-use lunasa::{Config, Error, Ldo, Lunasa, Section, UserMemory, VerbsRegistrar};
+use lunasa::{Config, Error, Ldo, Lunasa, Registration, Section, UserMemory, VerbsRegistrar};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 use std::collections::BTreeSet;
@@ -147,21 +147,72 @@ pub fn start(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
 /// Beyond RLIMIT_MEMLOCK one registration is refused, in words, and all that worked goes on.
 pub fn beyond(world: &SimpleCommunicator, _: &[String]) -> Outcome {
     let lunasa = Lunasa::start(world, verbs()?)?;
+    let before = lunasa.snapshot().registrations.limits;
     let large = lunasa.object().lazy().data(64 << 20)?;
     let error = large.handle().expect_err("more than the limit was registered").to_string();
     assert!(!large.is_registered());
     assert!(lunasa.object().lazy().data(1000)?.handle().is_ok() && lunasa.object().data(1000)?.handle().is_ok());
     drop(large);
     finish(lunasa)?;
+    println!("before: {before}");
     println!("refused: {error}");
     Ok(())
+}
+
+/// Where the eager pool is refused more registered memory, objects come from the lazy pool, and a handle still registers
+/// what fits. `none` as argument: not even the first block is granted.
+pub fn lazy(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
+    let lunasa = Lunasa::start(world, verbs()?.set("lunasa.eager.when_refused", "lazy")?)?;
+    let mut eager = Vec::new();
+    let first = loop {
+        let object = lunasa.object().zeroed().data(1 << 20)?;
+        match object.registration()? {
+            Registration::Eager => eager.push(object),
+            Registration::Lazy => break object,
+        }
+    };
+    assert_eq!(eager.is_empty(), arguments == ["none"], "{} eager objects", eager.len());
+    assert!(!first.is_registered());
+    let mut objects = vec![first];
+    for number in 0..20u8 {
+        let mut object = lunasa.object().data(100_000)?;
+        object.data_mut::<u8>()?.fill(number);
+        objects.push(object);
+    }
+    let mut refused = 0;
+    let mut number = 0;
+    while let Some(object) = objects.pop() {
+        match object.handle() {
+            // Only while there is room for what comes: everybody asks everybody.
+            Ok(handle) => {
+                let mut bytes = vec![0; 100];
+                lunasa.get_bytes(&handle, 0, &mut bytes)?;
+                assert_eq!(bytes, &object.data::<u8>()?[..100]);
+                number += 1;
+            }
+            Err(Error::Registration(_)) => refused += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    assert!(number > 0 && !objects.iter().any(Ldo::is_registered));
+    let info = lunasa.snapshot();
+    println!(
+        "rank {}: {} eager, then {} lazy, {number} handles, {refused} refused",
+        lunasa.rank(),
+        eager.len(),
+        info.pools[0].passed_on
+    );
+    drop(eager);
+    finish(lunasa)?;
+    done(world, "verbs_lazy")
 }
 
 /// More than 4 GiB of the program's memory in one region: a few huge pages, mapped again and again.
 pub fn large(world: &SimpleCommunicator, _: &[String]) -> Outcome {
     const PIECE: usize = 64 << 20;
     const LEN: usize = 72 * PIECE;
-    let lunasa = Lunasa::start(world, verbs()?)?;
+    // The budget counts what is pinned twice as often, and this is more than the machine has.
+    let lunasa = Lunasa::start(world, verbs()?.set("lunasa.pin_budget", "none")?)?;
     // SAFETY: fresh mappings, over a range that was reserved for them; the file is as long as each.
     let base = unsafe {
         let file = libc::memfd_create(c"large".as_ptr(), libc::MFD_HUGETLB);

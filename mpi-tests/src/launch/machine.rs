@@ -9,6 +9,7 @@ use std::time::Duration;
 /// Jobs for the virtual machine, one after another. Each is a line of shell, in which
 ///
 /// - `ranks N CASE ARGS..` runs a case of `lunasa-mpi-tests` on N ranks, with the MPI of this build;
+/// - `doctor N ARGS..` runs `lunasa doctor` on N ranks, on 0 without a launcher, and says how it ended: `doctor ended with 1`;
 /// - `tester KIB CMD..` runs what follows as a user without privileges, with RLIMIT_MEMLOCK so many KiB.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -21,15 +22,20 @@ const WORDS: &str = r#"
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_mpi_yield_when_idle=1
 as_tester="setpriv --reuid tester --regid tester --init-groups --bounding-set=-all --inh-caps=-all"
 ranks() { local n=$1; shift; $launcher -n "$n" /tmp/cases "$@"; }
+doctor() {
+  local n=$1 status=0; shift
+  if [ "$n" = 0 ]; then /tmp/lunasa doctor "$@"; else $launcher -n "$n" /tmp/lunasa doctor "$@"; fi || status=$?
+  echo "doctor ended with $status"
+}
 tester() { local kib=$1; shift; (ulimit -l "$kib"; HOME=/home/tester exec $as_tester bash -c '"$@"' bash "$@"); }
 job() {
   local start=$EPOCHREALTIME status=0
-  timeout -k 3 60 bash -c "$2" </dev/null >"$results/$1.out" 2>"$results/$1.err" || status=$?
+  timeout -k 3 120 bash -c "$2" </dev/null >"$results/$1.out" 2>"$results/$1.err" || status=$?
   echo "$status $start $EPOCHREALTIME" >"$results/$1.end"
 }
 export launcher as_tester
-export -f ranks tester
-install -m 755 "$program" /tmp/cases || exit 1
+export -f ranks doctor tester
+install -m 755 "$program" /tmp/cases && install -m 755 "$lunasa" /tmp/lunasa || exit 1
 "#;
 
 impl Machine {
@@ -57,8 +63,8 @@ impl Machine {
         let launcher = if open_mpi { "mpirun.openmpi --oversubscribe" } else { "mpiexec.hydra" };
         let numbered = self.jobs.iter().enumerate();
         let jobs: String = numbered.map(|(number, line)| format!("job {number} {}\n", quoted(line))).collect();
-        let [at, to] = [&program, &results].map(|path| quoted(&path.display().to_string()));
-        let script = format!("launcher='{launcher}' program={at} results={to}\n{WORDS}{jobs}exit 0\n");
+        let [at, lunasa, to] = [&program, &built("lunasa"), &results].map(|path| quoted(&path.display().to_string()));
+        let script = format!("launcher='{launcher}' program={at} lunasa={lunasa} results={to}\n{WORDS}{jobs}exit 0\n");
 
         let mut words = vec![lab("rdma-vm").display().to_string(), "run".to_owned()];
         if let Some(folder) = program.parent().filter(|folder| !folder.starts_with(root())) {

@@ -1,7 +1,9 @@
 //! The command line of Lunasa.
 
 mod bench;
+mod comm;
 mod demo;
+mod doctor;
 mod settings;
 
 use std::process::ExitCode;
@@ -29,6 +31,13 @@ enum Command {
     /// Measurements that need neither MPI nor special hardware
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Whether Lunasa can run here, and what to do where it cannot; alone, or on every rank of a job
+    #[command(
+        long_about = "Whether Lunasa can run here: device, port, GID, limits, huge pages, pin budget, shared memory, what a \
+        registration costs; then a real start. Alone, or on every rank of a job with one table for all: mpirun -n 4 lunasa \
+        doctor. The exit status is not zero when something will fail."
+    )]
+    Doctor(doctor::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,5 +48,6 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Doctor(options) => doctor::run(&options),
     }
 }

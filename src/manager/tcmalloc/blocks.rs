@@ -51,10 +51,13 @@ pub(crate) struct Block {
 impl BlockSource {
     /// Maps a block of at least `len` bytes and registers it if wanted.
     pub(crate) fn make(&self, len: usize, register: bool) -> Result<Arc<Block>> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (number, len) = (self.next.fetch_add(1, Ordering::Relaxed), len.next_multiple_of(GRANULE));
+        if register {
+            self.regions.check_budget(len)?;
+        }
         let memory = memory::Block::map(&BlockRequest {
             name: &block_name(self.run, self.rank, number),
-            len: len.next_multiple_of(GRANULE),
+            len,
             place: self.place,
             huge_pages: self.huge_pages,
             touch_threads: self.touch_threads,

@@ -19,7 +19,11 @@ fn manager() -> (Tcmalloc, u64) {
     made.place = made.topology.local_node().map_or(crate::memory::Place::Anywhere, crate::memory::Place::Node);
     let run = source.run;
     let (block, reserve_ahead, release_after) = ((2 * MIB, 8 * MIB), 0, Duration::ZERO);
-    (Tcmalloc::new(source, Settings { register: true, block, reserve_ahead, release_after }).unwrap(), run)
+    (
+        Tcmalloc::new(source, Settings { register: true, block, reserve_ahead, release_after, patient: false })
+            .unwrap(),
+        run,
+    )
 }
 
 /// Blocks of that run that are mapped.

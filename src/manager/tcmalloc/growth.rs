@@ -2,7 +2,8 @@
 //!
 //! A thread of each instance, the keeper, maps and registers the next block when less than `reserve_ahead` bytes are free,
 //! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`. When a
-//! block ahead of need is refused, it waits before it tries again, longer each time.
+//! block ahead of need is refused, it waits before it tries again, longer each time. So does everybody when there is another
+//! pool to go to meanwhile, since mapping and touching a block only to have it refused takes long.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,6 +23,8 @@ pub(super) struct Growth {
     pub managed: usize,
     /// The most that ever were.
     pub most_managed: usize,
+    /// The last refusal to register a block, until one is registered.
+    refused: Option<(Refusal, Error)>,
 }
 
 /// A block is this fraction of what is mapped already, so that it doubles as that doubles and little lies idle.
@@ -74,6 +77,10 @@ impl Shared {
         if lock(&self.heap).added != added || self.settle(least) {
             return Ok(());
         }
+        match &growth.refused {
+            Some((refusal, error)) if self.settings.patient && refusal.left().is_some() => return Err(error.clone()),
+            _ => {}
+        }
         self.grow_locked(&mut growth, least)
     }
 
@@ -83,11 +90,19 @@ impl Shared {
             .checked_next_multiple_of(GRANULE)
             .ok_or_else(|| Error::Memory(format!("{least} bytes exceed the address space")))?;
         let wanted = (growth.managed / FRACTION).clamp(smallest, largest).max(least);
-        let block = match self.source.make(wanted, self.settings.register) {
+        let made = match self.source.make(wanted, self.settings.register) {
             // Where a large block is refused a small one may do.
-            Err(_) if wanted > least.max(smallest) => self.source.make(least.max(smallest), self.settings.register)?,
-            made => made?,
+            Err(_) if wanted > least.max(smallest) => self.source.make(least.max(smallest), self.settings.register),
+            made => made,
         };
+        let block = made.inspect_err(|error| {
+            if matches!(error, Error::Registration(_)) {
+                let (mut refusal, _) = growth.refused.take().unwrap_or_else(|| (Refusal::default(), error.clone()));
+                refusal.again();
+                growth.refused = Some((refusal, error.clone()));
+            }
+        })?;
+        growth.refused = None;
         growth.managed += block.len();
         growth.most_managed = growth.most_managed.max(growth.managed);
         lock(&self.heap).add(block);

@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     pub reserve_ahead: usize,
     /// How long a block stays wholly free before it is given back.
     pub release_after: Duration,
+    /// Whether who is refused more registered memory can go elsewhere; then growing is not tried again at once.
+    pub patient: bool,
 }
 
 /// One instance; any number may live in a process.
@@ -96,7 +98,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tcmalloc {
-    /// With its first block, so that a program that cannot have it learns so at the start.
+    /// With its first block, so that a program that cannot have it learns so at the start; one that has another pool to go
+    /// to does without.
     pub(crate) fn new(source: Arc<BlockSource>, settings: Settings) -> Result<Self> {
         let mut made = None;
         let number = cache::enlist(|number| {
@@ -118,7 +121,10 @@ impl Tcmalloc {
         };
         let first = shared.grow(PAGE);
         let manager = Self { number, keeper: Keeper::default(), shared };
-        first?;
+        match first {
+            Err(Error::Registration(_)) if settings.patient => {}
+            first => first?,
+        }
         manager.keeper.start(&manager.shared)?;
         Ok(manager)
     }

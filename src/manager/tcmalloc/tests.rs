@@ -11,7 +11,7 @@ use crate::registrar::{CallbackRegistrar, HostRegistrar, RegionKeys, Registrar};
 const MIB: usize = 1 << 20;
 
 fn manager(registrar: Arc<dyn Registrar>, reserve_ahead: usize, release_after: Duration) -> Result<Tcmalloc> {
-    let settings = Settings { register: true, block: (2 * MIB, 8 * MIB), reserve_ahead, release_after };
+    let settings = Settings { register: true, block: (2 * MIB, 8 * MIB), reserve_ahead, release_after, patient: false };
     Tcmalloc::new(crate::manager::tests::source(registrar), settings)
 }
 
@@ -200,4 +200,39 @@ fn the_check_sees_a_piece_that_is_lost_and_one_that_is_there_twice() {
     assert!(manager.check(&|_| false).is_err(), "in a cache and loose");
     lock(&manager.shared.classes[class_of(500)]).loose.pop();
     is_sound(&manager, &[]);
+}
+
+#[test]
+fn where_another_pool_helps_out_growing_waits_after_a_refusal_and_then_goes_on() {
+    let (asked, refuses) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+    let (pins, refusing) = (asked.clone(), refuses.clone());
+    let pin = move |_, _| {
+        pins.fetch_add(1, Ordering::SeqCst);
+        if refusing.load(Ordering::SeqCst) { Err("no".to_owned()) } else { Ok(RegionKeys::default()) }
+    };
+    // SAFETY: neither touches the memory.
+    let registrar = Arc::new(unsafe { CallbackRegistrar::new("moody", pin, |_, _, _| Ok(())) });
+    let settings = Settings {
+        register: true,
+        block: (2 * MIB, 8 * MIB),
+        reserve_ahead: 0,
+        release_after: Duration::ZERO,
+        patient: true,
+    };
+    let manager = Tcmalloc::new(crate::manager::tests::source(registrar), settings).unwrap();
+    assert_eq!(manager.holdings().managed, 0, "it starts without its first block");
+    let start = Instant::now();
+    for _ in 0..1000 {
+        assert!(matches!(manager.allocate(100), Err(Error::Registration(_))));
+    }
+    let (asked, most) = (asked.load(Ordering::SeqCst), 2 + start.elapsed().as_millis() as usize / 100);
+    assert!(asked <= most, "{asked} times");
+    refuses.store(false, Ordering::SeqCst);
+    eventually("it grows again", || {
+        manager.allocate(100).is_ok_and(|(piece, _)| {
+            give(&manager, vec![(piece, 100)]);
+            true
+        })
+    });
+    assert_eq!(manager.holdings().managed, 2 * MIB as u64);
 }

@@ -23,6 +23,8 @@ pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
                 ("Time saved", registrations.saved_s.map_or(text("not known"), |saved| text(pretty::moment(saved)))),
                 ("Regions now", count(registrations.regions)),
                 ("Bytes now", size(registrations.bytes)),
+                ("Pin budget", text(registrations.pins.to_string())),
+                ("Limits", text(registrations.limits.to_string())),
             ]))
         }
         @if snapshot.late_writes.count > 0 { section { h2 { "Writes into freed memory" } (late_writes(snapshot)) } }
@@ -115,6 +117,9 @@ fn pool_card(pool: &PoolInfo) -> Markup {
             }
             @if pool.quarantined_objects > 0 {
                 p.quiet { (many(pool.quarantined_objects, "object")) " in quarantine, " (size(pool.quarantined_bytes)) }
+            }
+            @if pool.passed_on > 0 {
+                p { (many(pool.passed_on, "object")) " passed on to the lazy pool, as registering more memory was refused" }
             }
         }
     }

@@ -7,10 +7,10 @@ use lunasa::{Ldo, Lunasa, RemoteHandle};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 
-use super::comm;
 use super::error::{Error, Result};
 use super::field::Field;
 use super::grid::{Grid, Place, Shape};
+use crate::comm;
 
 /// The type of the block LDOs, as the pages show it.
 const BLOCK_TYPE: &str = "heat block";

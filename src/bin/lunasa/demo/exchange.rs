@@ -119,7 +119,7 @@ impl<'a> Exchange<'a> {
     /// Before it, a rank that blocked in MPI would leave a slower neighbour waiting for the face of the last step where
     /// Lunasa has no thread; after it the faces may be freed.
     pub fn settle(&self) {
-        super::comm::meet(self.world, self.lunasa);
+        crate::comm::meet(self.world, self.lunasa);
     }
 
     /// Tells every neighbour that this rank has reached `step`, and waits until each has.

@@ -6,8 +6,8 @@ use lunasa::Lunasa;
 use mpi::topology::SimpleCommunicator;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::comm;
 use super::error::{Error, Result};
+use crate::comm;
 
 /// How often the ranks agree whether to go on.
 const PERIOD: Duration = Duration::from_millis(100);

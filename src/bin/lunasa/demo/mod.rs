@@ -5,7 +5,6 @@
 
 mod blocks;
 mod check;
-mod comm;
 mod error;
 mod exchange;
 mod field;
@@ -36,7 +35,7 @@ use self::grid::{Grid, Shape};
 use self::heat::{Block, Scheme};
 use self::problem::{Mode, Problem};
 use self::report::Row;
-use crate::settings;
+use crate::{comm, settings};
 
 /// What `lunasa demo` takes.
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! The little that the demo's ranks say to each other in MPI messages: words, counts, and waiting for one another.
+//! The little that the ranks of a command say to each other in MPI messages: words, counts, and waiting for one another.
 
 use std::time::Duration;
 
