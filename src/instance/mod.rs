@@ -372,6 +372,9 @@ impl Parts {
         if let Some(mpi) = self.watch.transfers.mpi() {
             mpi.stop_thread();
         }
+        if let Some(verbs) = self.watch.transfers.verbs() {
+            verbs.close();
+        }
         self.watch.pools.all().iter().for_each(|pool| pool.close());
         let ended = self.watch.regions.deregister_all();
         for pool in self.watch.pools.all().iter().filter(|pool| pool.live() > 0) {

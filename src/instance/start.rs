@@ -20,12 +20,12 @@ use crate::memory::{self, Place};
 use crate::node_id::NodeId;
 use crate::object;
 use crate::pool::{Pool, Pools, Registration};
-use crate::registrar::{self, HostRegistrar, Regions, Registrar, VerbsRegistrar};
+use crate::registrar::{self, HostRegistrar, Network, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
-use crate::transfer::{MpiRoute, Transfers};
-use crate::verbs;
+use crate::transfer::{MpiRoute, Transfers, VerbsRoute, VerbsSettings};
+use crate::verbs::{self, Patience};
 
 /// What all ranks of a run share; made by rank 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,7 +87,8 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         None
     };
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
-    let entry = Entry::new(node, regions.fd(), pools.here(Registration::Eager).first_region());
+    let first = pools.here(Registration::Eager).first_region();
+    let entry = Entry::new(node, regions.fd(), first, Network::reached_by(regions.registrar()));
     Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry })
 }
 
@@ -180,7 +181,7 @@ fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) 
 }
 
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
-    if !settings.routes.contains(&RouteKind::Mpi) {
+    if ![RouteKind::Mpi, RouteKind::Verbs].iter().any(|route| settings.routes.contains(route)) {
         return Ok(false);
     }
     match settings.mpi_progress {
@@ -213,7 +214,14 @@ fn assemble(
     });
     let panics = (mpi.is_some() && settings.abort_on_panic).then(|| panics::Guard::new(regions.rank()));
     let token = (settings.status_access == AccessKind::Token).then_some(run.token);
-    let transfers = Transfers::new(settings.routes.clone(), regions.clone(), directory.clone(), mpi);
+    let verbs = mpi.as_ref().filter(|_| settings.routes.contains(&RouteKind::Verbs));
+    let verbs = verbs.and_then(|mpi| {
+        let patience = Patience { timeout: settings.verbs_timeout, retries: settings.verbs_retries };
+        let (piece, connect_timeout) = (settings.verbs_piece, settings.verbs_connect_timeout);
+        let verbs = VerbsSettings { piece, patience, connect_timeout };
+        VerbsRoute::new(verbs, regions.clone(), directory.clone(), mpi.clone())
+    });
+    let transfers = Transfers::new(settings.routes.clone(), regions.clone(), directory.clone(), (verbs, mpi));
     let watch = Arc::new(Watch {
         transfers: Arc::new(transfers),
         pools,

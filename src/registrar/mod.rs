@@ -12,6 +12,7 @@ mod host;
 mod regions;
 mod verbs;
 
+use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -19,6 +20,7 @@ pub use callback::CallbackRegistrar;
 pub use host::HostRegistrar;
 pub use regions::Region;
 pub(crate) use regions::{Backing, PeerRegions, RegionId, Regions};
+pub(crate) use verbs::Network;
 pub use verbs::VerbsRegistrar;
 
 use crate::error::Result;
@@ -39,7 +41,7 @@ pub struct RegionKeys {
 /// # Safety
 /// An implementation must not write to the memory it registers, and after `deregister` returned `Ok` nothing may use the
 /// memory on behalf of that registration.
-pub unsafe trait Registrar: Send + Sync + fmt::Debug {
+pub unsafe trait Registrar: Any + Send + Sync + fmt::Debug {
     /// Its name, for people: `host`, `verbs`, the program's own.
     fn name(&self) -> &str;
 

@@ -15,7 +15,7 @@ const META: usize = 16;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         let objects = [lunasa.object().zeroed().meta(META).data(LEN)?, {
             let mut object = lunasa.object().meta(META).user(vec![0u8; LEN])?;
