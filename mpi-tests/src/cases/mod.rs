@@ -15,6 +15,7 @@ pub mod idle;
 pub mod instances;
 pub mod numa;
 pub mod pools;
+pub mod rdma;
 pub mod requests;
 pub mod routes;
 pub mod stale;

@@ -21,7 +21,7 @@ const ROOM: usize = 4096;
 /// Every so many pieces of a long list are told of, so that their slots are free sooner.
 const TELL_EVERY: usize = 4;
 /// Connections that may break under one request through no fault of its own.
-const PATIENCE: u8 = 3;
+const PATIENCE: u8 = 50;
 
 /// This rank's end of a connection. Its number is in the id of each of its work requests.
 struct Own {
