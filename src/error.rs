@@ -64,6 +64,9 @@ pub enum Error {
     /// The web endpoint could not be started or asked.
     #[error("endpoint: {0}")]
     Endpoint(String),
+    /// A trace of allocations could not be written or read.
+    #[error("trace: {0}")]
+    Trace(String),
     /// Lunasa was finished (or this is a forked child, where it is closed).
     #[error("Lunasa is closed: {0}")]
     Closed(String),

@@ -4,6 +4,8 @@ mod bootstrap;
 mod comm;
 pub mod config;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 mod manager;
 pub mod memory;
@@ -13,7 +15,9 @@ mod pool;
 mod registrar;
 pub mod snapshot;
 pub mod status;
+mod sync;
 pub mod topology;
+pub mod trace;
 mod transfer;
 mod verbs;
 

@@ -27,6 +27,9 @@ pub struct Snapshot {
     pub registrations: RegistrationInfo,
     /// Bytes and operations by route.
     pub traffic: Vec<TrafficInfo>,
+    /// Writes into freed memory that were found; only with `lunasa.debug.poison`.
+    #[serde(default)]
+    pub late_writes: LateWrites,
 }
 
 /// Who and where a rank is.
@@ -87,6 +90,12 @@ pub struct PoolInfo {
     pub allocations: u64,
     /// Bytes asked for by live objects, headers included (the original's TotalAllocated).
     pub allocated_bytes: u64,
+    /// Objects that were dropped and wait in quarantine (`lunasa.debug.quarantine`), beside the live ones.
+    #[serde(default)]
+    pub quarantined_objects: u64,
+    /// Their bytes, which count as used.
+    #[serde(default)]
+    pub quarantined_bytes: u64,
     /// Bytes mapped from the system (TotalManaged).
     pub managed_bytes: u64,
     /// Bytes taken from the managed ones, with rounding (TotalUsed).
@@ -254,4 +263,63 @@ pub struct ObjectInfo {
     pub references: u32,
     /// Whether its memory is registered.
     pub registered: bool,
+    /// Where the program allocated it, as `file:line:column`; only with `lunasa.debug.call_sites`.
+    #[serde(default)]
+    pub allocated_at: Option<String>,
+}
+
+/// Writes into freed memory that were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateWrites {
+    /// How many.
+    pub count: u64,
+    /// The first of them.
+    pub first: Vec<LateWrite>,
+}
+
+/// Bytes that were written into freed memory, and the object that had it: a peer's put that came late, or a stray pointer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateWrite {
+    /// Its pool.
+    pub pool: String,
+    /// Its serial number.
+    pub serial: u64,
+    /// Its type id.
+    pub type_id: u32,
+    /// The name that the program gave the type, when it did.
+    pub type_name: Option<String>,
+    /// Bytes of its metadata.
+    pub meta_bytes: u64,
+    /// Bytes of its data.
+    pub data_bytes: u64,
+    /// Where the program allocated it; only with `lunasa.debug.call_sites`.
+    pub allocated_at: Option<String>,
+    /// Address of the first byte that was written.
+    pub address: u64,
+    /// Its offset in the object: 64 bytes of headers, then metadata, then data.
+    pub offset: u64,
+    /// Bytes from the first that was written to the last.
+    pub bytes: u64,
+    /// What was found there, in hexadecimal: 16 bytes at most.
+    pub found: String,
+}
+
+impl LateWrites {
+    pub(crate) fn add(&mut self, others: Self) {
+        self.count += others.count;
+        self.first.extend(others.first);
+    }
+}
+
+impl std::fmt::Display for LateWrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { pool, serial, type_id, meta_bytes, data_bytes, address, offset, bytes, found, .. } = self;
+        let name = self.type_name.clone().unwrap_or_else(|| format!("type {type_id}"));
+        write!(f, "{bytes} bytes at offset {offset} ({address:#x}) of an object that was dropped: {name}, {pool}, ")?;
+        write!(f, "serial number {serial}, 64 + {meta_bytes} + {data_bytes} bytes")?;
+        if let Some(site) = &self.allocated_at {
+            write!(f, ", allocated at {site}")?;
+        }
+        write!(f, "; found {found}")
+    }
 }

@@ -72,6 +72,15 @@ pub struct Settings {
     pub memory_huge_pages: HugePages,
     /// Threads that touch a new block; 0 is one per core near the block's node and 32 MiB, at most 16.
     pub memory_touch_threads: usize,
+    /// Whether freed memory is filled, and looked at when it is used again.
+    pub debug_poison: bool,
+    /// Dropped objects of each pool whose memory waits before it is used again.
+    pub debug_quarantine: usize,
+    /// Whether it is recorded where each object was allocated.
+    pub debug_call_sites: bool,
+    /// The file that allocations and drops are recorded in, if any.
+    #[serde(with = "units::path")]
+    pub trace_record: Option<PathBuf>,
     /// Whether a panic on this rank ends the whole job.
     pub abort_on_panic: bool,
     /// Whether this rank has an endpoint.
@@ -260,6 +269,30 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "0",
             Integer(0..=256),
             "Threads that touch a new block; 0: one per core near the block's node and 32 MiB, at most 16.",
+        ),
+        key(
+            "lunasa.debug.poison",
+            "false",
+            Flag,
+            "Whether freed memory is filled with a pattern, so that late writes into it are found; slow.",
+        ),
+        key(
+            "lunasa.debug.quarantine",
+            "0",
+            Integer(0..=10_000_000),
+            "How many dropped objects of each pool wait before their memory is used again; slow unless 0.",
+        ),
+        key(
+            "lunasa.debug.call_sites",
+            "false",
+            Flag,
+            "Whether it is recorded where in the program each object was allocated; slow.",
+        ),
+        key(
+            "lunasa.trace.record",
+            r#""""#,
+            Kind::File,
+            "Where allocations and drops are recorded; %r in it is the rank, else .RANK is appended; empty: nowhere.",
         ),
         key(
             "lunasa.abort_on_panic",

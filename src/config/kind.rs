@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Directory,
     /// The name of a device, or nothing.
     Device,
+    /// The path of a file, or nothing.
+    File,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
             Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
+            Self::File => "the path of a file, or \"\"".to_owned(),
         }
     }
 
@@ -78,7 +81,7 @@ impl Kind {
             (Self::Integer(range), Value::Integer(number)) => {
                 within(range, *number)?;
             }
-            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device, Value::String(_)) => {}
+            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device | Self::File, Value::String(_)) => {}
             (Self::Address, Value::String(text)) => {
                 let address =
                     text.parse::<IpAddr>().map_err(|_| "it is no IP address (host names are not looked up)")?;

@@ -264,6 +264,7 @@ impl Lunasa {
     ///
     /// # Errors
     /// As for [`Lunasa::get`], and those of allocating.
+    #[track_caller]
     pub fn fetch(&self, handle: &RemoteHandle) -> Result<Ldo> {
         let mut object = self.room_for(handle)?;
         let (at, len) = object.body_mut()?;
@@ -276,6 +277,7 @@ impl Lunasa {
     ///
     /// # Errors
     /// As for [`Lunasa::fetch`].
+    #[track_caller]
     pub fn start_fetch(&self, handle: &RemoteHandle) -> Result<Request> {
         let mut object = self.room_for(handle)?;
         let (at, len) = object.body_mut()?;
@@ -283,6 +285,7 @@ impl Lunasa {
         unsafe { self.begin(Direction::Get, &whole(handle), BODY as usize, Local { at, len }, object) }
     }
 
+    #[track_caller]
     fn room_for(&self, handle: &RemoteHandle) -> Result<Ldo> {
         handle.check()?;
         self.object().type_id(handle.type_id()).meta(handle.meta_len()).data(handle.data_len())
@@ -328,7 +331,8 @@ impl Lunasa {
     }
 
     /// Walks every structure of all pools and proves that each byte is in exactly one place, and that no live object was
-    /// damaged. To be called while no other thread of this process allocates or drops objects.
+    /// damaged. With `lunasa.debug.poison` also that nobody wrote into freed memory since the start. To be called while no
+    /// other thread of this process allocates or drops objects.
     ///
     /// # Errors
     /// [`Error::Memory`] with the first thing that is not as it must be.
@@ -351,7 +355,7 @@ impl Lunasa {
         let registrations = parts.watch.registrations();
         let report = LeakReport { registrations, ..object::leaks(parts.watch.pools.all()) };
         let rank = parts.watch.regions.rank();
-        if report.objects() > 0 {
+        if report.objects() + report.late_writes.count > 0 {
             tracing::warn!("rank {rank} finishes with {report}");
         } else {
             tracing::info!("rank {rank} finishes with {report}");
@@ -376,6 +380,9 @@ impl Parts {
             verbs.close();
         }
         self.watch.pools.all().iter().for_each(|pool| pool.close());
+        if let Some(recorder) = &self.watch.recorder {
+            recorder.finish();
+        }
         let ended = self.watch.regions.deregister_all();
         for pool in self.watch.pools.all().iter().filter(|pool| pool.live() > 0) {
             // Live objects point to their pool: it is left to them until the process ends.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mpi::traits::Communicator;
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,12 @@ use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
 use crate::memory::{self, Place};
 use crate::node_id::NodeId;
 use crate::object;
-use crate::pool::{Pool, Pools, Registration};
+use crate::pool::{DebugSettings, Pool, Pools, Registration};
 use crate::registrar::{self, HostRegistrar, Network, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
+use crate::trace::Recorder;
 use crate::transfer::{MpiRoute, Transfers, VerbsRoute, VerbsSettings};
 use crate::verbs::{self, Patience};
 
@@ -49,6 +50,7 @@ struct Prepared {
     endpoint: Option<Endpoint>,
     hooks: Hooks,
     entry: Entry,
+    recorder: Option<Arc<Recorder>>,
 }
 
 fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn Registrar>>) -> Result<Prepared> {
@@ -74,7 +76,14 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
         regions: regions.clone(),
         next: Arc::default(),
     };
-    let pools = make_pools(&source, settings)?;
+    let recorder = settings.trace_record.as_ref().map(|name| Recorder::create(name, rank)).transpose()?;
+    let aids = DebugSettings {
+        poison: settings.debug_poison,
+        quarantine: settings.debug_quarantine,
+        call_sites: settings.debug_call_sites,
+        recorder: recorder.clone(),
+    };
+    let pools = make_pools(&source, settings, &aids)?;
     let hooks = Hooks::new();
     let endpoint = if settings.status_enabled {
         let access = match settings.status_access {
@@ -89,15 +98,17 @@ fn prepare(rank: u32, run: &Run, settings: &Settings, registrar: Option<Arc<dyn 
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
     let first = pools.here(Registration::Eager).first_region();
     let entry = Entry::new(node, regions.fd(), first, Network::reached_by(regions.registrar()));
-    Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry })
+    Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry, recorder })
 }
 
 /// An eager and a lazy pool with blocks of this source, or one of each for every NUMA node with memory.
-fn make_pools(source: &BlockSource, settings: &Settings) -> Result<Pools> {
+fn make_pools(source: &BlockSource, settings: &Settings, aids: &DebugSettings) -> Result<Pools> {
     let kind = |time| match time {
         Registration::Eager => settings.eager_memory_manager,
         Registration::Lazy => settings.lazy_memory_manager,
     };
+    // Freed memory can only be looked at while it is mapped.
+    let release_after = if aids.poison { Duration::ZERO } else { settings.tcmalloc_release_after };
     let manager = |time, place| -> Result<Manager> {
         if kind(time) == ManagerKind::Malloc {
             return Ok(Manager::Malloc(Box::default()));
@@ -106,14 +117,16 @@ fn make_pools(source: &BlockSource, settings: &Settings) -> Result<Pools> {
             register: time == Registration::Eager,
             block: (settings.tcmalloc_min_system_alloc, settings.tcmalloc_max_system_alloc),
             reserve_ahead: settings.tcmalloc_reserve_ahead,
-            release_after: settings.tcmalloc_release_after,
+            release_after,
         };
         Ok(Manager::Tcmalloc(Tcmalloc::new(Arc::new(BlockSource { place, ..source.clone() }), settings)?))
     };
     let times = [Registration::Eager, Registration::Lazy];
     if settings.numa_policy != NumaPolicy::PerNode {
-        let pool =
-            |time| -> Result<_> { Ok(Arc::new(Pool::new(time, manager(time, source.place)?, source.regions.clone()))) };
+        let pool = |time| -> Result<_> {
+            let pool = Pool::new(time, manager(time, source.place)?, source.regions.clone());
+            Ok(Arc::new(pool.with_aids(aids.clone())))
+        };
         return Ok(Pools::new([pool(times[0])?, pool(times[1])?]));
     }
     let nodes = source.topology.memory_nodes();
@@ -123,7 +136,10 @@ fn make_pools(source: &BlockSource, settings: &Settings) -> Result<Pools> {
             match pairs.first() {
                 // The C library places memory as it likes: one pool does.
                 Some(first) if kind(time) == ManagerKind::Malloc => Ok(first[time as usize].clone()),
-                _ => Ok(Arc::new(Pool::of_node(time, manager(time, Place::Node(node))?, source.regions.clone()))),
+                _ => {
+                    let pool = Pool::of_node(time, manager(time, Place::Node(node))?, source.regions.clone());
+                    Ok(Arc::new(pool.with_aids(aids.clone())))
+                }
             }
         };
         pairs.push([pool(times[0])?, pool(times[1])?]);
@@ -205,7 +221,7 @@ fn assemble(
     token_file: Option<TokenFile>,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
-    let Prepared { topology, regions, cost, pools, endpoint, hooks, .. } = prepared;
+    let Prepared { topology, regions, cost, pools, endpoint, hooks, recorder, .. } = prepared;
     let directory = Arc::new(directory);
     let settings = &resolved.settings;
     let described = mpi.as_ref().map_or("none".to_owned(), |mpi| {
@@ -232,6 +248,7 @@ fn assemble(
         topology,
         started: Instant::now(),
         mpi: described,
+        recorder,
     });
     if let Some(endpoint) = &endpoint {
         endpoint.set_source(watch.clone());

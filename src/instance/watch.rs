@@ -8,9 +8,10 @@ use crate::config::Resolved;
 use crate::object;
 use crate::pool::Pools;
 use crate::registrar::Regions;
-use crate::snapshot::{self, ObjectInfo, PeerInfo, RankInfo, RegistrationCost, RegistrationInfo, Snapshot};
+use crate::snapshot::{self, LateWrites, ObjectInfo, PeerInfo, RankInfo, RegistrationCost, RegistrationInfo, Snapshot};
 use crate::status::Source;
 use crate::topology::Topology;
+use crate::trace::Recorder;
 use crate::transfer::Transfers;
 
 /// The shared parts of an instance.
@@ -26,6 +27,7 @@ pub(super) struct Watch {
     pub topology: Topology,
     pub started: Instant,
     pub mpi: String,
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 impl Watch {
@@ -42,10 +44,12 @@ impl Source for Watch {
     fn snapshot(&self) -> Snapshot {
         let rank = self.regions.rank();
         let (mut pools, mut blocks) = (Vec::new(), Vec::new());
+        let mut late_writes = LateWrites::default();
         for pool in self.pools.all() {
             let (info, its_blocks) = pool.info();
             pools.push(info);
             blocks.extend(its_blocks);
+            late_writes.add(pool.late_writes());
         }
         Snapshot {
             schema: snapshot::SCHEMA,
@@ -69,6 +73,7 @@ impl Source for Watch {
             blocks,
             registrations: self.registrations(),
             traffic: self.transfers.traffic(),
+            late_writes,
         }
     }
 

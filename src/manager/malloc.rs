@@ -36,9 +36,10 @@ impl Malloc {
         let piece = unsafe { libc::aligned_alloc(ALIGN, rounded) };
         // What it holds is somebody's old bytes, not "uninitialised" in the language's sense: hide where it came from.
         let piece = NonNull::new(black_box(piece).cast::<u8>()).ok_or_else(refused)?;
-        self.shard(piece.as_ptr().addr()).insert(piece.as_ptr().addr(), rounded);
-        // SAFETY: at least 64 bytes, ours alone, aligned. A zero word says that no object begins there yet.
+        // SAFETY: at least 64 bytes, ours alone, aligned. A zero word says that no object begins there yet, to a walk that
+        // finds the piece in the list.
         unsafe { piece.cast::<u64>().write(0) };
+        self.shard(piece.as_ptr().addr()).insert(piece.as_ptr().addr(), rounded);
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         self.total.fetch_add(len as u64, Ordering::Relaxed);
         self.marks.tell(1, len as i64);

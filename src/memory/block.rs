@@ -207,6 +207,8 @@ impl Block {
 /// Makes a memfd of `len` bytes that keeps its length.
 pub(super) fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File> {
     let name = CString::new(name)?;
+    #[cfg(test)]
+    super::faults::pass()?;
     let huge = if kind == PageKind::HugeReserved { libc::MFD_HUGETLB } else { 0 };
     // SAFETY: the name ends with a NUL; the call only reads it.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge) };
@@ -215,6 +217,8 @@ pub(super) fn create(name: &str, kind: PageKind, len: usize) -> io::Result<File>
     }
     // SAFETY: the descriptor is new and ours alone.
     let file = unsafe { File::from_raw_fd(fd) };
+    #[cfg(test)]
+    super::faults::pass()?;
     file.set_len(len as u64)?;
     // No peer that opens it can shorten it under us, which would be a SIGBUS here. Where a kernel cannot seal this kind,
     // peers are as trusted as they are with writing.

@@ -55,6 +55,8 @@ impl Mapping {
     /// Gives the kernel `advice` (one that leaves contents alone) about the bytes from `from` on.
     pub(super) fn advise(&self, from: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
         assert!(from + len <= self.len);
+        #[cfg(test)]
+        super::faults::pass()?;
         // SAFETY: the range is within this mapping; the advices that are used keep its contents.
         let code = unsafe { libc::madvise(self.base.as_ptr().add(from).cast(), len, advice) };
         if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -72,6 +74,8 @@ impl Drop for Mapping {
 const RESERVE: libc::c_int = libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 fn map(at: Option<NonNull<u8>>, len: usize, prot: i32, flags: i32, file: i32) -> io::Result<NonNull<u8>> {
+    #[cfg(test)]
+    super::faults::pass()?;
     let hint = at.map_or(ptr::null_mut(), |at| at.as_ptr().cast());
     // SAFETY: without MAP_FIXED the kernel chooses free room; with it, the caller owns the room at `at`.
     let base = unsafe { libc::mmap(hint, len, prot, flags, file, 0) };

@@ -5,6 +5,8 @@
 
 mod block;
 mod copy;
+#[cfg(test)]
+pub(crate) mod faults;
 mod fork;
 mod limits;
 mod mapping;

@@ -86,6 +86,8 @@ fn listed(nodes: impl Iterator<Item = u32>) -> String {
 }
 
 fn set_policy(mapping: &Mapping, policy: libc::c_int, on: &[u32]) -> io::Result<()> {
+    #[cfg(test)]
+    super::faults::pass()?;
     let bits = libc::c_ulong::BITS;
     let most = on.iter().copied().max().unwrap_or(0);
     let mut nodes: Vec<libc::c_ulong> = vec![0; (most / bits) as usize + 1];
@@ -114,6 +116,8 @@ pub(super) fn find(mapping: &Mapping, page_size: usize, run: usize) -> io::Resul
         .collect();
     let sample = addresses.len();
     let mut status: Vec<libc::c_int> = vec![-libc::ENOENT; sample];
+    #[cfg(test)]
+    super::faults::pass()?;
     // SAFETY: both arrays have `sample` entries; with no target nodes the call only asks, and moves nothing.
     let code = unsafe {
         libc::syscall(

@@ -1,5 +1,6 @@
 //! How objects are made: sizes, type, pool, capacity.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -11,7 +12,7 @@ use super::types::TypeId;
 use super::user::{UserMemory, UserPart};
 use crate::error::{Error, Result};
 use crate::manager::tcmalloc::{self, class_byte};
-use crate::pool::{Pool, Pools, Registration};
+use crate::pool::{CallSite, Pool, Pools, Registration};
 
 /// Largest sizes that the quick way considers.
 const MOST_QUICK: usize = tcmalloc::LARGEST - HEAD;
@@ -92,44 +93,22 @@ impl<'a> ObjectBuilder<'a> {
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
     /// limit, [`Error::Closed`] after finish.
     #[inline]
+    #[track_caller]
     pub fn data(self, bytes: usize) -> Result<Ldo> {
         // Sums of such sizes cannot overflow; all else, and every error, goes the long way.
         let quick = self.meta <= u32::MAX as usize && bytes <= MOST_QUICK && self.capacity <= MOST_QUICK;
-        if quick && !self.zeroed && self.node.is_none() {
+        if quick
+            && !self.zeroed
+            && self.node.is_none()
+            && let Some(pool) = self.pools.anywhere(self.time)
+        {
             let capacity = (self.meta + bytes).max(self.capacity);
             let shape = Shape { type_id: self.type_id.0, meta_len: self.meta as u32, data_len: bytes as u64 };
-            if let Some(object) = Ldo::make_quickly(self.pools.here(self.time), shape, capacity) {
+            if let Some(object) = Ldo::make_quickly(pool, shape, capacity) {
                 return Ok(object);
             }
         }
-        // A new value for the slow way, so that the fast one need not keep this one in memory.
-        let Self { pools, node, time, type_id, meta, capacity, zeroed } = self;
-        Self { pools, node, time, type_id, meta, capacity, zeroed }.data_slowly(bytes)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn data_slowly(self, bytes: usize) -> Result<Ldo> {
-        let (pool, meta_len) = (self.pool()?, self.meta_len()?);
-        let too_large = || {
-            let (meta, capacity) = (self.meta, self.capacity);
-            Error::Object(format!(
-                "metadata of {meta} and data of {bytes} bytes (capacity {capacity}) exceed the address space"
-            ))
-        };
-        let sections = self.meta.checked_add(bytes).ok_or_else(too_large)?;
-        let capacity = sections.max(self.capacity);
-        let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
-        let (piece, serial, region) = pool.allocate(total)?;
-        let extra = region.map_or(0, |region| region.id.pack());
-        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
-        let shape = Shape { type_id: self.type_id.0, meta_len, data_len: bytes as u64 };
-        // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
-        let mut object = unsafe { Ldo::begin(piece, class_byte(total), birth, shape) };
-        if self.zeroed {
-            object.wipe()?;
-        }
-        Ok(object)
+        Wish { builder: self, bytes, site: Location::caller() }.fulfil()
     }
 
     /// Allocates the object with room for `count` values of `T` as data. They hold whatever was there before, which for
@@ -138,6 +117,7 @@ impl<'a> ObjectBuilder<'a> {
     /// # Errors
     /// As for [`ObjectBuilder::data`].
     #[inline]
+    #[track_caller]
     pub fn data_of<T: FromBytes + IntoBytes>(self, count: usize) -> Result<Ldo> {
         let bytes = count.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::Object(format!("{count} values of {} bytes exceed the address space", size_of::<T>()))
@@ -149,6 +129,7 @@ impl<'a> ObjectBuilder<'a> {
     ///
     /// # Errors
     /// As for [`ObjectBuilder::data`]; the memory has then gone back through its cleanup function.
+    #[track_caller]
     pub fn user(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
         let memory = memory.into();
         let data_len = memory.len();
@@ -160,6 +141,7 @@ impl<'a> ObjectBuilder<'a> {
     ///
     /// # Errors
     /// As for [`ObjectBuilder::user`], and [`Error::Object`] when the memory is shorter than the metadata.
+    #[track_caller]
     pub fn user_with_meta(self, memory: impl Into<UserMemory>) -> Result<Ldo> {
         let memory = memory.into();
         let (meta, len) = (self.meta, memory.len());
@@ -169,10 +151,11 @@ impl<'a> ObjectBuilder<'a> {
         self.user_object(memory, 0, data_len, USER | META_IN_USER)
     }
 
+    #[track_caller]
     fn user_object(&self, memory: UserMemory, in_piece: usize, data_len: usize, flags: u64) -> Result<Ldo> {
         let (pool, meta_len) = (self.pool()?, self.meta_len()?);
         let piece_len = HEAD + in_piece;
-        let (piece, serial, region) = pool.allocate(piece_len)?;
+        let (piece, serial, region) = pool.allocate(piece_len, Location::caller())?;
         let piece_region = AtomicU64::new(region.map_or(0, |region| region.id.pack()));
         let capacity = (in_piece + memory.len()) as u64;
         let part = Box::new(UserPart { memory, region: AtomicU64::new(0), piece_region, piece_len });
@@ -206,5 +189,40 @@ impl<'a> ObjectBuilder<'a> {
                 u32::MAX
             ))
         })
+    }
+}
+
+/// An ordinary object to be made the slow way: in a value of its own, so that the fast way need not keep any in memory.
+struct Wish<'a> {
+    builder: ObjectBuilder<'a>,
+    bytes: usize,
+    site: CallSite,
+}
+
+impl Wish<'_> {
+    #[cold]
+    #[inline(never)]
+    fn fulfil(self) -> Result<Ldo> {
+        let Self { builder, bytes, site } = self;
+        let (pool, meta_len) = (builder.pool()?, builder.meta_len()?);
+        let too_large = || {
+            let (meta, capacity) = (builder.meta, builder.capacity);
+            Error::Object(format!(
+                "metadata of {meta} and data of {bytes} bytes (capacity {capacity}) exceed the address space"
+            ))
+        };
+        let sections = builder.meta.checked_add(bytes).ok_or_else(too_large)?;
+        let capacity = sections.max(builder.capacity);
+        let total = capacity.checked_add(HEAD).filter(|&total| total <= isize::MAX as usize).ok_or_else(too_large)?;
+        let (piece, serial, region) = pool.allocate(total, site)?;
+        let extra = region.map_or(0, |region| region.id.pack());
+        let birth = Birth { owner: Arc::as_ptr(pool), serial, flags: 0, capacity: capacity as u64, extra };
+        let shape = Shape { type_id: builder.type_id.0, meta_len, data_len: bytes as u64 };
+        // SAFETY: a fresh piece of the pool, of HEAD + capacity bytes, aligned to 64.
+        let mut object = unsafe { Ldo::begin(piece, class_byte(total), birth, shape) };
+        if builder.zeroed {
+            object.wipe()?;
+        }
+        Ok(object)
     }
 }

@@ -10,7 +10,8 @@ use crate::memory;
 use crate::pool::Pool;
 use crate::registrar::RegionId;
 
-/// Gives back an object that is its holder's alone: the common case, a piece that goes into the thread's cache.
+/// Gives back an object that is its holder's alone: the common case, a piece of no large size that goes into the thread's
+/// cache.
 ///
 /// # Safety
 /// The holder is the caller, and leaves. The class is that of the object's piece.
@@ -22,10 +23,10 @@ pub(super) unsafe fn destroy_quickly(at: NonNull<Head>, class: u8) {
         // SAFETY: sound, so this is the pool that made the object; a pool outlives its objects.
         let pool = unsafe { &*pool };
         if let Some(cache) = pool.cache_used_last()
-            && cache.put(at.cast(), HEAD + capacity, class)
+            && cache.put_small(at.cast(), HEAD + capacity, class)
         {
             // Only this thread takes from its cache.
-            return head.end();
+            return head.life.end();
         }
     }
     // SAFETY: the caller's promise.
@@ -53,9 +54,9 @@ pub(super) unsafe fn destroy(at: NonNull<Head>) {
         return unsafe { destroy_registered(at, pool) };
     }
     let len = HEAD + head.capacity() as usize;
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, None) };
+    unsafe { pool.release(at.cast(), len, None, || head.past()) };
 }
 
 #[cold]
@@ -96,7 +97,7 @@ unsafe fn destroy_registered(at: NonNull<Head>, pool: &Pool) {
             false
         }
     });
-    head.end();
+    head.life.end();
     // SAFETY: allocated with this length for this object, and nobody is left to use it.
-    unsafe { pool.release(at.cast(), len, region) };
+    unsafe { pool.release(at.cast(), len, region, || head.past()) };
 }

@@ -260,6 +260,12 @@ impl RemoteHandle {
         Err(HandleFault::Malformed(why.to_owned()).into())
     }
 
+    /// Any bytes, sealed: what a peer can send that means ill.
+    pub(crate) fn forged(bytes: [u8; Self::SIZE]) -> Self {
+        let handle: Self = zerocopy::transmute!(bytes);
+        handle.sealed()
+    }
+
     fn sealed(mut self) -> Self {
         self.checksum = U64::new(self.expected_checksum());
         self

@@ -17,7 +17,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::pool::Pool;
+use super::life::Life;
+use super::types::TypeId;
+use crate::pool::{Past, Pool};
 
 #[cfg(target_endian = "big")]
 compile_error!("the header travels as it lies in memory, little-endian; Lunasa runs on little-endian machines");
@@ -32,20 +34,10 @@ pub(crate) const USER: u64 = 1;
 /// Flag of a user object whose metadata lie there too, in front of the data.
 pub(crate) const META_IN_USER: u64 = 2;
 
-const REFERENCE: u64 = 1;
-const PIN: u64 = 1 << 32;
-/// Set before a handle is given out, and before `extra` is: an object that does not carry it and has one reference is its
-/// holder's alone, and its end is that of its piece.
-const SHARED: u64 = 1 << 63;
-/// References beyond this abort the process, as `Arc`'s do: only leaked clones get here.
-const MOST: u32 = u32::MAX / 2;
-
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Head {
-    check: AtomicU64,
-    counts: AtomicU64,
-    tag: AtomicU64,
+    pub life: Life,
     owner: AtomicU64,
     capacity: AtomicU64,
     pub extra: AtomicU64,
@@ -88,20 +80,13 @@ impl Head {
     #[inline(always)]
     pub(crate) fn begin(&self, birth: Birth, shape: Shape) {
         let (tag, owner) = (birth.serial << 8 | birth.flags, birth.owner.expose_provenance() as u64);
-        self.counts.store(if birth.extra == 0 { REFERENCE } else { SHARED | REFERENCE }, Ordering::Relaxed);
-        self.tag.store(tag, Ordering::Relaxed);
+        self.life.begin(tag, birth.extra != 0);
         self.owner.store(owner, Ordering::Relaxed);
         self.capacity.store(birth.capacity, Ordering::Relaxed);
         self.extra.store(birth.extra, Ordering::Relaxed);
         self.set_shape(shape);
         let extra = if birth.flags & USER != 0 { birth.extra } else { 0 };
-        self.check.store(self.check_of(tag, owner, birth.capacity, extra), Ordering::Release);
-    }
-
-    /// The object is no more; late readers see it.
-    #[inline(always)]
-    pub(crate) fn end(&self) {
-        self.check.store(0, Ordering::Release);
+        self.life.publish(self.check_of(tag, owner, birth.capacity, extra));
     }
 
     /// The fields, each turned by another angle, and a secret that nobody outside knows: whatever is written over one field
@@ -121,7 +106,7 @@ impl Head {
         let tag = self.tag();
         let extra = if tag & USER != 0 { self.extra.load(Ordering::Relaxed) } else { 0 };
         let owner = self.owner.load(Ordering::Relaxed);
-        !self.is_vacant() && self.check.load(Ordering::Acquire) == self.check_of(tag, owner, self.capacity(), extra)
+        !self.is_vacant() && self.life.check() == self.check_of(tag, owner, self.capacity(), extra)
     }
 
     /// Pool and capacity of an object that is its holder's alone, if it is sound.
@@ -129,20 +114,20 @@ impl Head {
     pub(crate) fn pool_and_capacity(&self) -> Option<(*const Pool, usize)> {
         // A user object, whose `extra` counts here, is never its holder's alone.
         let (owner, capacity) = (self.owner.load(Ordering::Relaxed), self.capacity());
-        let sound = self.check.load(Ordering::Acquire) == self.check_of(self.tag(), owner, capacity, 0);
+        let sound = self.life.check() == self.check_of(self.tag(), owner, capacity, 0);
         sound.then_some((std::ptr::with_exposed_provenance(owner as usize), capacity as usize))
     }
 
     /// Whether there is no object here at all.
     #[inline]
     pub(crate) fn is_vacant(&self) -> bool {
-        self.check.load(Ordering::Acquire) == 0
+        self.life.check() == 0
     }
 
     /// Serial number and flags.
     #[inline]
     pub(crate) fn tag(&self) -> u64 {
-        self.tag.load(Ordering::Relaxed)
+        self.life.tag()
     }
 
     #[inline]
@@ -174,61 +159,16 @@ impl Head {
         self.data_len.store(shape.data_len, Ordering::Relaxed);
     }
 
+    /// What the object is, or was before `end`.
+    #[cold]
+    pub(super) fn past(&self) -> Past {
+        let Shape { type_id, meta_len, data_len } = self.shape();
+        Past { serial: self.tag() >> 8, type_id, type_name: TypeId(type_id).name(), meta_len, data_len }
+    }
+
     /// Whether the sections fit the capacity, as they always do unless somebody wrote over the header.
     #[inline]
     pub(crate) fn fits(&self, shape: Shape) -> bool {
         shape.data_len.checked_add(u64::from(shape.meta_len)).is_some_and(|sum| sum <= self.capacity())
-    }
-
-    /// References held by the program.
-    #[inline]
-    pub(crate) fn references(&self) -> u32 {
-        self.counts.load(Ordering::Acquire) as u32
-    }
-
-    #[inline(always)]
-    pub(crate) fn add_reference(&self) {
-        if self.counts.fetch_add(REFERENCE, Ordering::Relaxed) as u32 > MOST {
-            std::process::abort();
-        }
-    }
-
-    /// Whether there is one reference, and was no reason for more: nobody but its holder can come to touch the counts, and
-    /// neither a region of its own nor the program's memory belongs to it.
-    #[inline(always)]
-    pub(crate) fn is_its_holders_alone(&self) -> bool {
-        self.counts.load(Ordering::Acquire) == REFERENCE
-    }
-
-    /// Whether that was the last of everything: then the object must be destroyed by the caller.
-    #[inline(always)]
-    pub(crate) fn drop_reference(&self) -> bool {
-        self.counts.fetch_sub(REFERENCE, Ordering::AcqRel) & !SHARED == REFERENCE
-    }
-
-    /// A handle is about to be given out, after which the object may be pinned; or `extra` about to be set.
-    pub(crate) fn share(&self) {
-        if self.counts.load(Ordering::Relaxed) & SHARED == 0 {
-            self.counts.fetch_or(SHARED, Ordering::AcqRel);
-        }
-    }
-
-    /// Keeps the object of this tag from being destroyed, without counting as a reference. False when it is gone.
-    pub(crate) fn pin(&self, tag: u64) -> bool {
-        let mut counts = self.counts.load(Ordering::Acquire);
-        loop {
-            if counts & SHARED == 0 || counts as u32 == 0 || self.is_vacant() || self.tag() != tag {
-                return false;
-            }
-            match self.counts.compare_exchange_weak(counts, counts + PIN, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(now) => counts = now,
-            }
-        }
-    }
-
-    /// As [`Head::drop_reference`], for a pin.
-    pub(crate) fn unpin(&self) -> bool {
-        self.counts.fetch_sub(PIN, Ordering::AcqRel) & !SHARED == PIN
     }
 }

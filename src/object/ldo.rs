@@ -1,6 +1,7 @@
 //! [`Ldo`]: one pointer to an object; clones share it, and the last one gives the memory back.
 
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -115,7 +116,7 @@ impl Ldo {
     /// References to the object, this one included.
     #[inline]
     pub fn references(&self) -> u32 {
-        self.head().references()
+        self.head().life.references()
     }
 
     /// Whether its data lie in memory that the program brought.
@@ -269,11 +270,12 @@ impl Ldo {
     ///
     /// # Errors
     /// As for [`super::ObjectBuilder::data`].
+    #[track_caller]
     pub fn deep_copy(&self) -> Result<Self> {
         let (pool, shape) = (self.pool()?, self.head().shape());
         let from = self.sections()?;
         let capacity = (shape.meta_len as usize + shape.data_len as usize).max(self.capacity());
-        let (piece, serial, region) = pool.allocate(HEAD + capacity)?;
+        let (piece, serial, region) = pool.allocate(HEAD + capacity, Location::caller())?;
         let extra = region.map_or(0, |region| region.id.pack());
         let birth = Birth { owner: pool, serial, flags: 0, capacity: capacity as u64, extra };
         // SAFETY: a fresh piece of that many bytes.
@@ -339,7 +341,7 @@ impl Ldo {
                 Some(part) => (part.piece_len, &part.piece_region),
                 None => (HEAD + self.capacity(), &self.head().extra),
             };
-            self.head().share();
+            self.head().life.share();
             // SAFETY: destroying the object deregisters what `current` says, then releases the piece.
             unsafe { pool.register_once(self.at().cast(), len, current) }?
         };
@@ -368,7 +370,7 @@ impl Ldo {
     }
 
     /// The segments of an ordinary object in a registered block, of which there is at most one.
-    #[inline]
+    #[inline(always)]
     fn only_segment(&self, section: Section) -> Option<Segments> {
         let (head, address) = (self.head(), self.address());
         let (pool, capacity) = head.pool_and_capacity()?;
@@ -383,7 +385,7 @@ impl Ldo {
         let region = unsafe { pool.block_region(address) }?;
         let (start, len) = Layout::ordinary(meta_len as u64, data_len as u64).section(section);
         let offset = address - region.base().addr() + start as usize;
-        Some(Segments::new([(region, offset, len as usize)]))
+        Some(Segments::new((region, offset, len as usize), None))
     }
 
     #[inline(never)]
@@ -396,7 +398,7 @@ impl Ldo {
         let user_at = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr());
         let user =
             user_region.map(|region| (region, user_at - region.base().addr() + in_user as usize, user_len as usize));
-        Ok(Segments::new([(piece_region, offset, piece_len as usize)].into_iter().chain(user)))
+        Ok(Segments::new((piece_region, offset, piece_len as usize), user))
     }
 
     /// A handle by which any rank can read this object. Registers it if it is not registered yet.
@@ -425,7 +427,7 @@ impl Ldo {
     fn make_handle(&self, writable: bool) -> Result<RemoteHandle> {
         let pool = self.pool()?;
         let (piece, user) = self.regions()?;
-        self.head().share();
+        self.head().life.share();
         let user_base = self.user_part()?.map_or(0, |part| part.memory.base().as_ptr().addr() as u64);
         Ok(RemoteHandle::new(&Origin {
             rank: pool.regions.rank(),
@@ -452,7 +454,7 @@ impl Clone for Ldo {
     fn clone(&self) -> Self {
         // A forked child shares the memory with its parent: it must not count there.
         if !memory::in_forked_child() {
-            self.head().add_reference();
+            self.head().life.add_reference();
         }
         Self(self.0)
     }
@@ -462,10 +464,10 @@ impl Drop for Ldo {
     #[inline]
     fn drop(&mut self) {
         let head = self.head();
-        if head.is_its_holders_alone() {
+        if head.life.is_its_holders_alone() {
             // SAFETY: that was the only reference; above the address is the class, see `begin`.
             unsafe { destroy_quickly(self.at(), (self.0.as_ptr().addr() >> ADDRESS_BITS) as u8) };
-        } else if !memory::in_forked_child() && head.drop_reference() {
+        } else if !memory::in_forked_child() && head.life.drop_reference() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.at()) };
         }

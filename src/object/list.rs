@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::types::TypeId;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::registrar::RegionId;
-use crate::snapshot::{ObjectInfo, RegistrationInfo};
+use crate::snapshot::{LateWrites, ObjectInfo, RegistrationInfo};
 
 /// What a live piece shows.
 enum Found<'a> {
@@ -53,6 +54,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
         if objects.len() == limit {
             return false;
         }
+        let allocated_at = pool.call_site(address).map(ToString::to_string);
         objects.push(match found {
             Found::Object(head, shape) => {
                 let own = RegionId::unpack(head.extra.load(std::sync::atomic::Ordering::Relaxed));
@@ -65,8 +67,9 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
                     type_name: TypeId(shape.type_id).name().map(str::to_owned),
                     meta_bytes: u64::from(shape.meta_len),
                     data_bytes: shape.data_len,
-                    references: head.references(),
+                    references: head.life.references(),
                     registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
+                    allocated_at,
                 }
             }
             Found::Damaged => ObjectInfo {
@@ -78,6 +81,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
                 data_bytes: 0,
                 references: 0,
                 registered: false,
+                allocated_at,
             },
         });
         true
@@ -85,7 +89,7 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
     objects
 }
 
-/// Objects of one type and size that are still alive.
+/// Objects of one type and size, and of one call site where that was recorded, that are still alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeakGroup {
     /// Their pool, by its name.
@@ -96,11 +100,13 @@ pub struct LeakGroup {
     pub meta_len: usize,
     /// Bytes of data of each.
     pub data_len: usize,
+    /// Where they were allocated; only with `lunasa.debug.call_sites`.
+    pub call_site: Option<&'static Location<'static>>,
     /// How many there are.
     pub objects: u64,
 }
 
-/// What was still alive at the end, by pool, type and size; and what the registrations came to.
+/// What was still alive at the end, by pool, type, size and call site; and what the registrations came to.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LeakReport {
     /// The groups, largest total first.
@@ -109,6 +115,10 @@ pub struct LeakReport {
     pub damaged: u64,
     /// What was registered and avoided since the start, and what that saved.
     pub registrations: RegistrationInfo,
+    /// Where those were allocated, as far as it is known.
+    pub damaged_sites: Vec<&'static Location<'static>>,
+    /// Writes into freed memory that were found; only with `lunasa.debug.poison`.
+    pub late_writes: LateWrites,
 }
 
 impl LeakReport {
@@ -133,11 +143,23 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} objects alive, {} bytes", self.objects(), self.bytes())?;
         for group in &self.groups {
-            let LeakGroup { pool, type_id, meta_len, data_len, objects } = group;
+            let LeakGroup { pool, type_id, meta_len, data_len, call_site, objects } = group;
             write!(f, "\n  {objects} x {type_id}, {pool}, {meta_len} + {data_len} bytes")?;
+            if let Some(site) = call_site {
+                write!(f, ", allocated at {site}")?;
+            }
         }
         if self.damaged > 0 {
             write!(f, "\n  {} with a damaged header", self.damaged)?;
+        }
+        for site in &self.damaged_sites {
+            write!(f, "\n    one of them allocated at {site}")?;
+        }
+        if self.late_writes.count > 0 {
+            write!(f, "\n  {} writes into freed memory", self.late_writes.count)?;
+        }
+        for late in &self.late_writes.first {
+            write!(f, "\n    {late}")?;
         }
         write!(f, "\n  {}", self.registrations)
     }
@@ -147,21 +169,28 @@ impl fmt::Display for LeakReport {
 pub(crate) fn leaks(pools: &[Arc<Pool>]) -> LeakReport {
     let mut report = LeakReport::default();
     for pool in pools {
-        let mut groups: BTreeMap<(u32, u32, u64), u64> = BTreeMap::new();
-        walk(pool, &mut |_, found| {
+        let mut groups: BTreeMap<_, u64> = BTreeMap::new();
+        walk(pool, &mut |address, found| {
+            let site = pool.call_site(address);
             match found {
                 Found::Object(_, shape) => {
-                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len)).or_default() += 1
+                    *groups.entry((shape.type_id, shape.meta_len, shape.data_len, site)).or_default() += 1
                 }
-                Found::Damaged => report.damaged += 1,
+                Found::Damaged => {
+                    report.damaged += 1;
+                    report.damaged_sites.extend(site);
+                }
             }
             true
         });
-        report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len), objects)| LeakGroup {
+        pool.sweep();
+        report.late_writes.add(pool.late_writes());
+        report.groups.extend(groups.into_iter().map(|((type_id, meta_len, data_len, call_site), objects)| LeakGroup {
             pool: pool.name().to_owned(),
             type_id: TypeId(type_id),
             meta_len: meta_len as usize,
             data_len: data_len as usize,
+            call_site,
             objects,
         }));
     }

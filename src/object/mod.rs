@@ -5,6 +5,7 @@ mod end;
 mod handle;
 mod head;
 mod ldo;
+mod life;
 mod list;
 mod parts;
 mod pinned;
@@ -27,3 +28,5 @@ pub use region::UserRegion;
 pub use section::{Section, Segment, Segments};
 pub use types::TypeId;
 pub use user::UserMemory;
+
+const _: () = assert!(HEAD == crate::trace::HEADERS, "traces count an object's headers");

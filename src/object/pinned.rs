@@ -31,7 +31,7 @@ impl PinnedObject {
         let pinned = regions.with((at.id, at.key), at.address, at.len, || {
             // SAFETY: in a region that stays registered, hence mapped, meanwhile; any bits are valid for its atomics.
             let head = unsafe { head.as_ref() };
-            head.is_sound() && head.pin(handle.tag())
+            head.is_sound() && head.life.pin(handle.tag())
         });
         if !pinned.ok_or_else(gone)? {
             return Err(dropped().into());
@@ -71,7 +71,7 @@ impl PinnedObject {
 
 impl Drop for PinnedObject {
     fn drop(&mut self) {
-        if !memory::in_forked_child() && self.head().unpin() {
+        if !memory::in_forked_child() && self.head().life.unpin() {
             // SAFETY: that was the last of everything.
             unsafe { destroy(self.0) };
         }

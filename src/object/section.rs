@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use arrayvec::ArrayVec;
-
 use crate::registrar::{Region, RegionKeys};
 
 /// A part of an object.
@@ -74,55 +72,69 @@ pub struct Segment {
 
 impl Segment {
     /// The region it lies in.
+    #[inline]
     pub fn region(&self) -> &Region {
         &self.region
     }
 
     /// Where it begins in the region, in bytes.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
     /// Its length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a length in bytes, not a container")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Its first address.
+    #[inline]
     pub fn address(&self) -> *mut u8 {
         self.region.base().wrapping_add(self.offset)
     }
 
     /// The keys of its region.
+    #[inline]
     pub fn keys(&self) -> RegionKeys {
         self.region.keys()
     }
 }
 
 /// The one or two segments of a section, in the order of its bytes; none of an empty one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segments(ArrayVec<Segment, 2>);
+#[derive(Debug, Clone, Copy)]
+pub struct Segments {
+    parts: [Segment; 2],
+    count: usize,
+}
 
 impl Segments {
-    /// Of what lies in the regions: each segment as its region, and offset and length in it.
+    /// Of what lies in the first region and in the second, each segment as its region, and offset and length in it.
     #[inline(always)]
-    pub(crate) fn new(parts: impl IntoIterator<Item = (Region, usize, usize)>) -> Self {
-        let parts = parts.into_iter().filter(|&(.., len)| len > 0);
-        Self(parts.map(|(region, offset, len)| Segment { region, offset, len }).collect())
+    pub(crate) fn new(first: (Region, usize, usize), second: Option<(Region, usize, usize)>) -> Self {
+        let segment = |(region, offset, len)| Segment { region, offset, len };
+        let (first, second) = (segment(first), second.map(segment).filter(|second| second.len > 0));
+        match (first.len > 0, second) {
+            (true, None) => Self { parts: [first, first], count: 1 },
+            (true, Some(second)) => Self { parts: [first, second], count: 2 },
+            (false, Some(second)) => Self { parts: [second, second], count: 1 },
+            (false, None) => Self { parts: [first, first], count: 0 },
+        }
     }
 
     /// One after another.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Segment> {
-        self.0.iter()
+        self.parts.iter().take(self.count)
     }
 
     /// Their number: 0 (an empty section), 1 or 2.
     #[expect(clippy::len_without_is_empty, reason = "iter() serves")]
     #[inline]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     /// Bytes in all.

@@ -3,10 +3,12 @@
 //! The **eager** pool's memory is registered before it is handed out: whole blocks with `tcmalloc`, piece by piece with
 //! `malloc`. The **lazy** pool's is registered when a handle is first asked for, and until its object is dropped.
 
+mod debug;
 mod pools;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +19,10 @@ use crate::manager::Manager;
 use crate::manager::tcmalloc::{self, Cache, NO_MANAGER};
 use crate::memory;
 use crate::registrar::{Region, RegionId, Regions};
-use crate::snapshot::{BlockInfo, PoolInfo};
+use crate::snapshot::{BlockInfo, LateWrites, PoolInfo};
+use debug::Aids;
+
+pub(crate) use debug::{CallSite, Past, Settings as DebugSettings};
 pub(crate) use pools::Pools;
 
 /// When memory is registered.
@@ -55,6 +60,8 @@ pub(crate) struct Pool {
     /// Number of the manager whose thread caches serve this pool directly; [`NO_MANAGER`] when none may.
     quick: AtomicUsize,
     registering: [Mutex<()>; STRIPES],
+    /// None by default; with any, nothing takes the quick way.
+    aids: Option<Box<Aids>>,
 }
 
 impl Pool {
@@ -66,7 +73,17 @@ impl Pool {
         let piecewise = time == Registration::Eager && matches!(manager, Manager::Malloc(_));
         let (closed, quick) = (AtomicBool::new(false), AtomicUsize::new(quick));
         let name = time.to_string();
-        Self { name, time, piecewise, manager, regions, closed, quick, registering: Default::default() }
+        Self { name, time, piecewise, manager, regions, closed, quick, registering: Default::default(), aids: None }
+    }
+
+    /// With what helps to find faults, if any of it is on. To be called before the first object is made.
+    pub(crate) fn with_aids(mut self, settings: DebugSettings) -> Self {
+        if settings.any() {
+            let stays = matches!(self.manager, Manager::Tcmalloc(_));
+            *self.quick.get_mut() = NO_MANAGER;
+            self.aids = Some(Box::new(Aids::new(settings, self.name().into(), self.time == Registration::Lazy, stays)));
+        }
+        self
     }
 
     /// One of several pools for the same time: its name says which node it is on.
@@ -102,13 +119,36 @@ impl Pool {
         tcmalloc::cache_used_last(self.quick.load(Ordering::Relaxed))
     }
 
-    /// A piece of `len` bytes for an object, and its serial number; with a region of its own if this pool registers
-    /// piece by piece.
-    pub(crate) fn allocate(&self, len: usize) -> Result<(NonNull<u8>, u64, Option<Region>)> {
+    /// A piece of `len` bytes for an object made at `site`, and its serial number; with a region of its own if this pool
+    /// registers piece by piece.
+    pub(crate) fn allocate(&self, len: usize, site: CallSite) -> Result<(NonNull<u8>, u64, Option<Region>)> {
         self.check_open("objects")?;
-        let (piece, serial) = self.manager.allocate(len)?;
+        let (piece, serial) = match self.manager.allocate(len) {
+            Err(refused) => self.allocate_from_quarantine(len).ok_or(refused)?,
+            Ok(made) => made,
+        };
         let region = if self.piecewise { Some(self.register_piece(piece, len)?) } else { None };
+        if let Some(aids) = &self.aids {
+            // SAFETY: handed out just now with this length; blocks stay mapped as long as there are aids.
+            unsafe { aids.hand_out(piece, len, serial, site) };
+        }
         Ok((piece, serial, region))
+    }
+
+    /// When there is no memory any more: the quarantine ends early, until there is some.
+    #[cold]
+    fn allocate_from_quarantine(&self, len: usize) -> Option<(NonNull<u8>, u64)> {
+        let aids = self.aids.as_ref()?;
+        loop {
+            // SAFETY: what waits is mapped; the manager gets it back once, with the length it had.
+            unsafe {
+                let (piece, len) = aids.give_up_one()?;
+                self.manager.release(piece, len);
+            }
+            if let Ok(made) = self.manager.allocate(len) {
+                return Some(made);
+            }
+        }
     }
 
     #[cold]
@@ -120,19 +160,32 @@ impl Pool {
         })
     }
 
-    /// Takes a piece back, after ending the region of its own if it has one.
+    /// Takes a piece back, after ending the region of its own if it has one. Its object was what `past` says.
     ///
     /// # Safety
-    /// The piece came from `allocate` of this pool with this length, and nobody uses it any more.
-    pub(crate) unsafe fn release(&self, piece: NonNull<u8>, len: usize, region: Option<RegionId>) {
+    /// The piece came from `allocate` of this pool with this length, nobody uses it any more, and its first word is zero.
+    pub(crate) unsafe fn release(
+        &self,
+        piece: NonNull<u8>,
+        len: usize,
+        region: Option<RegionId>,
+        past: impl FnOnce() -> Past,
+    ) {
         if let Some(region) = region
             && let Err(error) = self.regions.deregister(region)
         {
             tracing::error!("{error}; the {len} bytes at {piece:?} are not used again");
             return;
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.manager.release(piece, len) };
+        let returned = match &self.aids {
+            // SAFETY: the caller's promise; blocks stay mapped as long as there are aids.
+            Some(aids) => unsafe { aids.take_back(piece, len, past()) },
+            None => Some((piece, len)),
+        };
+        if let Some((piece, len)) = returned {
+            // SAFETY: the caller's promise, now or when this piece came to wait.
+            unsafe { self.manager.release(piece, len) };
+        }
     }
 
     /// The region that memory of this pool is in by itself, without one of its own.
@@ -171,6 +224,14 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.quick.store(NO_MANAGER, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
+        if let Some(aids) = &self.aids {
+            aids.close();
+            // SAFETY: what waits is mapped; the manager gets it back once, with the length it had.
+            while let Some((piece, len)) = unsafe { aids.give_up_one() } {
+                // SAFETY: as above.
+                unsafe { self.manager.release(piece, len) };
+            }
+        }
         self.manager.close();
     }
 
@@ -193,7 +254,30 @@ impl Pool {
 
     /// Objects alive.
     pub(crate) fn live(&self) -> u64 {
-        self.manager.counts().live()
+        self.manager.counts().live().saturating_sub(self.waiting().0)
+    }
+
+    /// Objects in quarantine and their bytes: to the manager they are handed out.
+    fn waiting(&self) -> (u64, u64) {
+        self.aids.as_ref().map_or((0, 0), |aids| aids.waiting())
+    }
+
+    /// Where the object at this address was allocated, when that is recorded.
+    pub(crate) fn call_site(&self, address: usize) -> Option<CallSite> {
+        self.aids.as_ref()?.call_site(address)
+    }
+
+    /// Writes into freed memory that were found.
+    pub(crate) fn late_writes(&self) -> LateWrites {
+        self.aids.as_ref().map_or_else(LateWrites::default, |aids| aids.late_writes())
+    }
+
+    /// Looks for writes into freed memory that is still free.
+    pub(crate) fn sweep(&self) {
+        if let Some(aids) = &self.aids {
+            // SAFETY: blocks stay mapped as long as there are aids, and what is not in blocks leaves their books first.
+            unsafe { aids.sweep() };
+        }
     }
 
     /// As [`Manager::walk`].
@@ -211,9 +295,18 @@ impl Pool {
         self.manager.reserve(bytes)
     }
 
-    /// As [`Manager::check`].
+    /// As [`Manager::check`]; pieces in quarantine are in that place and in no other. And nobody wrote into freed memory.
     pub(crate) fn check(&self, is_live: &dyn Fn(NonNull<u8>) -> bool) -> Result<(), String> {
-        self.manager.check(is_live)
+        let waiting = self.aids.as_ref().map_or_else(HashSet::new, |aids| aids.waiting_pieces());
+        let mut pieces = waiting.iter().filter_map(|&at| NonNull::new(std::ptr::with_exposed_provenance_mut(at)));
+        if let Some(free) = pieces.find(|&piece| !self.manager.is_piece(piece)) {
+            return Err(format!("{free:?} is in quarantine, but not handed out"));
+        }
+        // One that is both is a fault: the manager sees it as none.
+        self.manager.check(&|piece| is_live(piece) != waiting.contains(&piece.as_ptr().addr()))?;
+        self.sweep();
+        let late = self.late_writes();
+        late.first.first().map_or(Ok(()), |write| Err(format!("{} late writes, the first: {write}", late.count)))
     }
 
     /// Objects that were handed out registered without a registration of their own, and the bytes that they asked for.
@@ -231,14 +324,16 @@ impl Pool {
     }
 
     pub(crate) fn info(&self) -> (PoolInfo, Vec<BlockInfo>) {
-        let (holdings, counts) = (self.manager.holdings(), self.manager.counts());
+        let (holdings, counts, waiting) = (self.manager.holdings(), self.manager.counts(), self.waiting());
         let pool = PoolInfo {
             name: self.name().to_owned(),
             manager: self.manager_name().to_owned(),
             node: self.node(),
-            live_objects: counts.live(),
+            live_objects: counts.live().saturating_sub(waiting.0),
             allocations: counts.allocations,
-            allocated_bytes: counts.bytes,
+            allocated_bytes: counts.bytes.saturating_sub(waiting.1),
+            quarantined_objects: waiting.0,
+            quarantined_bytes: waiting.1,
             managed_bytes: holdings.managed,
             used_bytes: holdings.used,
             free_bytes: holdings.managed.saturating_sub(holdings.used),

@@ -61,8 +61,16 @@ impl Pools {
         &self.all
     }
 
+    /// The pool for every thread, unless there is one for each node.
+    #[inline(always)]
+    pub(crate) fn anywhere(&self, time: Registration) -> Option<&Pool> {
+        match &self.near {
+            None => Some(&self.here[time as usize]),
+            Some(_) => None,
+        }
+    }
+
     /// The pool for the calling thread.
-    #[inline]
     pub(crate) fn here(&self, time: Registration) -> &Arc<Pool> {
         match &self.near {
             None => &self.here[time as usize],

@@ -10,6 +10,7 @@ mod callback;
 pub(crate) mod cost;
 mod host;
 mod regions;
+mod slot;
 mod verbs;
 
 use std::any::Any;
@@ -19,7 +20,8 @@ use std::ptr::NonNull;
 pub use callback::CallbackRegistrar;
 pub use host::HostRegistrar;
 pub use regions::Region;
-pub(crate) use regions::{Backing, PeerRegions, RegionId, Regions};
+pub(crate) use regions::{PeerRegions, RegionId, Regions};
+pub(crate) use slot::Backing;
 pub(crate) use verbs::Network;
 pub use verbs::VerbsRegistrar;
 

@@ -6,10 +6,10 @@
 
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::slot::{Backing, PeerRegion, Slot};
 use super::{RegionKeys, Registrar};
 use crate::error::{Error, Result};
 use crate::memory::{PeerMapping, Shared};
@@ -52,6 +52,7 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Its first address.
+    #[inline]
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
@@ -63,6 +64,7 @@ impl Region {
     }
 
     /// Its keys.
+    #[inline]
     pub fn keys(&self) -> RegionKeys {
         self.keys
     }
@@ -73,53 +75,10 @@ impl Region {
     }
 }
 
-/// Where a region's memory can be mapped from by a peer on this host.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Backing {
-    pub fd: RawFd,
-    /// Number in the memfd's name, which proves it to be the block meant.
-    pub block: u32,
-    /// Length of the whole memfd.
-    pub len: usize,
-    /// Where the region begins in it.
-    pub offset: usize,
-}
-
-/// One slot as it lies in shared memory: 64 bytes.
-#[repr(C, align(64))]
-struct Slot {
-    generation: AtomicU32,
-    /// -1 when peers cannot map it.
-    fd: AtomicI32,
-    base: AtomicU64,
-    len: AtomicU64,
-    block: AtomicU32,
-    /// The remote key, which a handle must carry.
-    key: AtomicU32,
-    block_len: AtomicU64,
-    offset: AtomicU64,
-}
-
 const _: () = assert!(size_of::<Slot>() == 64);
 
 /// Bytes of the shared table's mapping.
 const TABLE: usize = SLOTS * size_of::<Slot>();
-
-impl Slot {
-    /// Base and length, if the slot is of that generation and key, and still was after they were read.
-    fn read(&self, generation: u32, key: u32) -> Option<(usize, usize)> {
-        if self.generation.load(Ordering::Acquire) != generation || generation.is_multiple_of(2) {
-            return None;
-        }
-        let range = (self.base.load(Ordering::Relaxed) as usize, self.len.load(Ordering::Relaxed) as usize);
-        (self.key.load(Ordering::Relaxed) == key && self.is(generation)).then_some(range)
-    }
-
-    fn is(&self, generation: u32) -> bool {
-        fence(Ordering::Acquire);
-        self.generation.load(Ordering::Relaxed) == generation
-    }
-}
 
 #[derive(Debug, Default)]
 struct Books {
@@ -209,16 +168,8 @@ impl Regions {
                 )));
             }
         };
-        let shared = self.slot(slot);
-        shared.fd.store(backing.map_or(-1, |b| b.fd), Ordering::Relaxed);
-        shared.block.store(backing.map_or(0, |b| b.block), Ordering::Relaxed);
-        shared.block_len.store(backing.map_or(0, |b| b.len as u64), Ordering::Relaxed);
-        shared.offset.store(backing.map_or(0, |b| b.offset as u64), Ordering::Relaxed);
-        shared.key.store(keys.remote, Ordering::Relaxed);
-        shared.base.store(base.as_ptr().addr() as u64, Ordering::Relaxed);
-        shared.len.store(len as u64, Ordering::Relaxed);
-        let generation = shared.generation.load(Ordering::Relaxed).wrapping_add(1);
-        shared.generation.store(generation, Ordering::Release);
+        let shown = PeerRegion { base: base.as_ptr().addr(), len, backing };
+        let generation = self.slot(slot).open(&shown, keys.remote);
         let region = Region { id: RegionId { slot, generation }, base, len, keys };
         books.regions[slot as usize] = Some(region);
         books.info.done += 1;
@@ -243,9 +194,7 @@ impl Regions {
             books.info.bytes -= region.len as u64;
             region
         };
-        self.slot(id.slot).generation.store(id.generation.wrapping_add(1), Ordering::SeqCst);
-        // Whoever looks at the region on a peer's behalf has finished once this lock was ours.
-        drop(self.in_use.write().unwrap_or_else(PoisonError::into_inner));
+        self.slot(id.slot).close(id.generation, &self.in_use);
         let start = Instant::now();
         // SAFETY: taken out of the books, so registered with these and not ended before.
         unsafe { self.registrar.deregister(region.base, region.len, region.keys) }?;
@@ -269,13 +218,13 @@ impl Regions {
 
     /// Runs `look` if the region is registered with this remote key and holds the range; it stays registered meanwhile.
     pub(crate) fn with<R>(&self, (id, key): (RegionId, u32), at: u64, len: u64, look: impl FnOnce() -> R) -> Option<R> {
-        let _in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
         if id.slot as usize >= SLOTS {
             return None;
         }
-        let (base, region_len) = self.slot(id.slot).read(id.generation, key)?;
-        let offset = at.checked_sub(base as u64)?;
-        (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
+        self.slot(id.slot).with((id.generation, key), &self.in_use, |base, region_len| {
+            let offset = at.checked_sub(base as u64)?;
+            (offset <= region_len as u64 && len <= region_len as u64 - offset).then(look)
+        })
     }
 
     /// What was registered; what was avoided and what that cost, others know.
@@ -295,14 +244,6 @@ fn slot_of<'a>(table: NonNull<u8>, slot: usize) -> &'a Slot {
 #[derive(Debug)]
 pub(crate) struct PeerRegions(PeerMapping);
 
-/// A peer's region as its table shows it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PeerRegion {
-    pub base: usize,
-    pub len: usize,
-    pub backing: Option<Backing>,
-}
-
 impl PeerRegions {
     /// Opens the table of a rank on this host.
     pub(crate) fn open(pid: u32, fd: RawFd, run: u64, rank: u32) -> Result<Self> {
@@ -312,16 +253,7 @@ impl PeerRegions {
     /// What the region is, if it is registered with this remote key.
     #[inline]
     pub(crate) fn get(&self, id: RegionId, key: u32) -> Option<PeerRegion> {
-        let slot = self.slot(id)?;
-        let (base, len) = slot.read(id.generation, key)?;
-        let fd = slot.fd.load(Ordering::Relaxed);
-        let backing = (fd >= 0).then(|| Backing {
-            fd,
-            block: slot.block.load(Ordering::Relaxed),
-            len: slot.block_len.load(Ordering::Relaxed) as usize,
-            offset: slot.offset.load(Ordering::Relaxed) as usize,
-        });
-        slot.is(id.generation).then_some(PeerRegion { base, len, backing })
+        self.slot(id)?.read(id.generation, key)
     }
 
     /// Whether it is registered, after whatever was read before.
@@ -337,6 +269,8 @@ impl PeerRegions {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::registrar::{CallbackRegistrar, HostRegistrar};
 

@@ -28,6 +28,7 @@ use crate::registrar::Regions;
 use crate::snapshot::TrafficInfo;
 
 pub(crate) use mpi::MpiRoute;
+pub use mpi::read_messages;
 pub(crate) use request::Operation;
 pub use request::{Request, Waited};
 use shm::Shm;
@@ -282,7 +283,7 @@ impl Transfers {
 /// The object is alive and as the handle says. One without references is kept only for transfers that began before it was
 /// dropped.
 fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
-    let why = if head.is_vacant() || head.tag() != handle.tag() || head.references() == 0 {
+    let why = if !head.life.is(handle.tag()) {
         "the object was dropped by its owner"
     } else if head.shape() != handle.shape() {
         "the object was resized or given another type since"

@@ -37,6 +37,8 @@ impl Source for Fake {
             live_objects,
             allocations: 1_234_567,
             allocated_bytes: 20 << 20,
+            quarantined_objects: 5,
+            quarantined_bytes: 5 << 10,
             managed_bytes: 64 << 20,
             used_bytes: 24 << 20,
             free_bytes: 40 << 20,
@@ -135,6 +137,22 @@ impl Source for Fake {
                     errors: 3,
                 },
             ],
+            late_writes: LateWrites {
+                count: 70,
+                first: vec![LateWrite {
+                    pool: "eager".into(),
+                    serial: 17,
+                    type_id: 7,
+                    type_name: Some("particles <b>&".into()),
+                    meta_bytes: 16,
+                    data_bytes: 200,
+                    allocated_at: None,
+                    address: 0x7f12_3400_0080,
+                    offset: 128,
+                    bytes: 2,
+                    found: "01 02".into(),
+                }],
+            },
         }
     }
 
@@ -164,6 +182,7 @@ impl Source for Fake {
             data_bytes: 4096 << (i % 8),
             references: 1 + i as u32 % 2,
             registered: i % 4 != 3,
+            allocated_at: (pool == "eager").then(|| "src/<sim>.rs:7:9".into()),
         };
         (0..live.min(limit)).map(object).collect()
     }

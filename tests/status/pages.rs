@@ -38,6 +38,8 @@ fn the_memory_page_shows_pools_classes_blocks_and_registrations() {
     assert_has(&body, &["0x7f1234000000", "no huge pages are reserved", "98,765", "?format=json"]);
     assert_has(&body, &["all of 0, 1", "At most 4,321 objects with 25.0 MiB, 64.0 MiB managed"]);
     assert_has(&body, &["of 3.0 GiB", "62.5 ms", "15.6 ms and 0 ns for each MiB", "25 min 43 s"]);
+    assert_has(&body, &["5 objects in quarantine, 5.0 KiB", "70 writes found", "2 bytes at offset 128"]);
+    assert_has(&body, &["particles &lt;b&gt;&amp;, eager, serial number 17"]);
 }
 
 #[test]
@@ -52,8 +54,11 @@ fn live_objects_are_listed_with_their_type_names_escaped() {
     let endpoint = endpoint(&Hooks::new());
     let body = html(&endpoint, "/lunasa/eager");
     assert_has(&body, &["10 live objects. ", "particles &lt;b&gt;&amp;", "512.0 KiB", "0x7f1234009000"]);
+    assert_has(&body, &["Allocated at", "<code>src/&lt;sim&gt;.rs:7:9</code>"]);
     assert!(!body.contains("cut"), "{body}");
-    assert_has(&html(&endpoint, "/lunasa/lazy"), &["3 live objects. ", "Lazy objects"]);
+    let lazy = html(&endpoint, "/lunasa/lazy");
+    assert_has(&lazy, &["3 live objects. ", "Lazy objects"]);
+    assert!(!lazy.contains("Allocated at"), "a column without anything in it: {lazy}");
     let nobodys = get(&endpoint, "/lunasa/eagle");
     assert_eq!((nobodys.status, nobodys.body.contains("There is no /lunasa/eagle here")), (404, true));
     let json = get(&endpoint, "/lunasa/lazy?format=json").json();

@@ -7,6 +7,9 @@
 
 use std::ops::Range;
 use std::process::Command;
+use std::sync::LazyLock;
+
+use lunasa::trace::{Action, Trace as Recording};
 
 use super::contenders::{Allocator, Job, LUNASA, names, with_named};
 use super::sizes;
@@ -35,9 +38,17 @@ enum Trace {
     SlowGrowth { all: usize, young: usize, stays: usize },
     /// Threads that leave some to others, and end.
     Threads { threads: usize, at_once: usize, each: usize, stays: usize },
+    /// A recorded one, up to where most is alive.
+    Recorded(&'static Recorded),
 }
 
-const SHAPES: [Shape; 5] = [
+/// A recording, read when it is needed.
+type Recorded = LazyLock<Result<Recording, lunasa::Error>>;
+
+/// Rank 0 of `make demo`.
+static DEMO: Recorded = LazyLock::new(|| Recording::parse(include_bytes!("../../traces/demo.trace")));
+
+const SHAPES: [Shape; 6] = [
     Shape {
         name: "random replacement",
         trace: Trace::Replacement { set: 10_000, steps: 200_000 },
@@ -59,6 +70,7 @@ const SHAPES: [Shape; 5] = [
         trace: Trace::Threads { threads: 64, at_once: 8, each: 2_000, stays: 10 },
         range: 64..64 << 10,
     },
+    Shape { name: "recorded, demo", trace: Trace::Recorded(&DEMO), range: 64..64 << 10 },
 ];
 
 /// What is held, and what it comes to.
@@ -182,6 +194,26 @@ impl Shape {
                     }
                 }
             }
+            Trace::Recorded(recorded) => {
+                let recording = recorded.as_ref().map_err(Clone::clone)?;
+                let mut held: Vec<_> = (0..recording.objects()).map(|_| None).collect();
+                for event in &recording.events()[..recording.peak().0] {
+                    let place = &mut held[event.object as usize];
+                    match event.action {
+                        Action::Allocate { bytes, .. } => {
+                            holder.hold(bytes.max(self.range.start));
+                            *place = holder.held.pop();
+                        }
+                        Action::Drop => {
+                            if let Some((held, size)) = place.take() {
+                                holder.allocator.release(held);
+                                holder.live -= size;
+                            }
+                        }
+                    }
+                }
+                holder.held.extend(held.into_iter().flatten());
+            }
         }
         Ok(())
     }
@@ -218,6 +250,10 @@ pub fn shape(arguments: &[String]) -> Outcome {
     let [name, shape] = arguments else { return Err("usage: alloc-memory CONTENDER SHAPE".into()) };
     let known = SHAPES.into_iter().find(|known| known.name == shape);
     let shape = known.ok_or_else(|| format!("no shape '{shape}'"))?;
+    if let Trace::Recorded(recorded) = shape.trace {
+        // Read before anything is measured.
+        recorded.as_ref().map_err(Clone::clone)?;
+    }
     let before = Footprint::of_this_process()?;
     let used = with_named(name, None, &Traced { shape, before })??;
     println!("{} {} {}", used.resident, used.mapped, used.books);

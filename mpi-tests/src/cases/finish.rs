@@ -20,7 +20,7 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
 }
 
 fn group(pool: &str, type_id: TypeId, meta_len: usize, data_len: usize, objects: u64) -> LeakGroup {
-    LeakGroup { pool: pool.to_owned(), type_id, meta_len, data_len, objects }
+    LeakGroup { pool: pool.to_owned(), type_id, meta_len, data_len, call_site: None, objects }
 }
 
 fn live_objects_are_reported_and_stay(world: &SimpleCommunicator, routes: &[&str]) -> Outcome {

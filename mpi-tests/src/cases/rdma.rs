@@ -136,7 +136,11 @@ pub fn refusals(world: &SimpleCommunicator, _: &[String]) -> Outcome {
         drop(gone);
         let start = Instant::now();
         while lunasa.snapshot().registrations.regions > regions {
-            assert!(start.elapsed() < Duration::from_secs(5), "round {round}: a block that is free is not given back: {regions} {:#?}", lunasa.snapshot().blocks);
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "round {round}: a block that is free is not given back: {regions} {:#?}",
+                lunasa.snapshot().blocks
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         meet(world, &lunasa);

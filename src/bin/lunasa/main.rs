@@ -1,6 +1,8 @@
 //! The command line of Lunasa.
 
+mod bench;
 mod demo;
+mod settings;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,9 @@ enum Command {
         Lunasa, and a first check of an installation. Start it as an MPI program: mpirun -n 4 lunasa demo"
     )]
     Demo(demo::Options),
+    /// Measurements that need neither MPI nor special hardware
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -33,5 +38,6 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(bench) => bench::run(&bench),
     }
 }

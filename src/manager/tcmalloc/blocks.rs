@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::classes::PAGE;
+use super::map::Map;
 use super::span::Span;
 use crate::error::Result;
 use crate::memory::{self, BlockRequest, HugePages, Place};
@@ -133,32 +134,15 @@ impl Drop for Block {
     }
 }
 
-// The map from addresses to blocks: two levels over 48 bits of address, 2 MiB a step, for all managers of the process.
-
-const LEAF_BITS: u32 = 14;
-const ROOT_BITS: u32 = 48 - GRANULE_BITS - LEAF_BITS;
-type Leaf = [AtomicPtr<Block>; 1 << LEAF_BITS];
-static ROOT: [AtomicPtr<Leaf>; 1 << ROOT_BITS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 1 << ROOT_BITS];
+const LEAF: usize = 1 << 14;
+const ROOT: usize = (1 << (48 - GRANULE_BITS)) / LEAF;
+/// From addresses to blocks: 48 bits of address, 2 MiB a step, for all managers of the process.
+static BLOCKS: Map<Block, ROOT, LEAF> = Map([const { AtomicPtr::new(std::ptr::null_mut()) }; ROOT]);
 
 fn map_block(block: &Block, entry: *const Block) {
     let first = block.base().as_ptr().addr();
     for address in (first..first + block.len()).step_by(GRANULE) {
-        let root = &ROOT[address >> (GRANULE_BITS + LEAF_BITS)];
-        let mut leaf = root.load(Ordering::Acquire);
-        if leaf.is_null() {
-            let fresh = Box::into_raw(Box::new([const { AtomicPtr::new(std::ptr::null_mut()) }; 1 << LEAF_BITS]));
-            match root.compare_exchange(leaf, fresh, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => leaf = fresh,
-                Err(other) => {
-                    // SAFETY: made above and not published.
-                    drop(unsafe { Box::from_raw(fresh) });
-                    leaf = other;
-                }
-            }
-        }
-        // SAFETY: a leaf that was published is never freed.
-        let leaf = unsafe { &*leaf };
-        leaf[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].store(entry.cast_mut(), Ordering::Release);
+        BLOCKS.set(address >> GRANULE_BITS, entry);
     }
 }
 
@@ -167,14 +151,5 @@ fn map_block(block: &Block, entry: *const Block) {
 /// The block may be used as long as the caller knows something in it to be handed out.
 #[inline]
 pub(crate) fn block_at(address: usize) -> *const Block {
-    if address >> 48 != 0 {
-        return std::ptr::null();
-    }
-    let leaf = ROOT[address >> (GRANULE_BITS + LEAF_BITS)].load(Ordering::Acquire);
-    if leaf.is_null() {
-        return std::ptr::null();
-    }
-    // SAFETY: a leaf that was published is never freed.
-    let leaf = unsafe { &*leaf };
-    leaf[(address >> GRANULE_BITS) % (1 << LEAF_BITS)].load(Ordering::Acquire)
+    BLOCKS.get(address >> GRANULE_BITS)
 }

@@ -25,8 +25,9 @@ struct Magazine {
     room: AtomicU32,
 }
 
-/// One thread's cache of one manager.
+/// One thread's cache of one manager. Aligned so that no two share a cache line, nor a pair of them.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Cache {
     magazines: [Magazine; COUNT],
     /// Number of the next object: the cache's number above, a count below.
@@ -108,13 +109,21 @@ impl Cache {
     }
 
     /// Takes back a piece of a class that was allocated with `len`; false when there is no room for it. Owner only.
-    #[inline(always)]
-    pub(crate) fn put(&self, piece: NonNull<u8>, len: usize, class: u8) -> bool {
-        let class = usize::from(class);
-        if class >= SMALL_CLASSES && !self.admit(class) {
-            return false;
+    pub(super) fn put(&self, piece: NonNull<u8>, len: usize, class: u8) -> bool {
+        if usize::from(class) < SMALL_CLASSES {
+            return self.put_small(piece, len, class);
         }
-        let kept = self.push(class, piece);
+        let kept = self.admit(class.into()) && self.push(class.into(), piece);
+        if kept {
+            self.count_out(len);
+        }
+        kept
+    }
+
+    /// As [`Cache::put`], for classes of small sizes; false for the others. Owner only.
+    #[inline(always)]
+    pub(crate) fn put_small(&self, piece: NonNull<u8>, len: usize, class: u8) -> bool {
+        let kept = usize::from(class) < SMALL_CLASSES && self.push(class.into(), piece);
         if kept {
             self.count_out(len);
         }
@@ -168,8 +177,6 @@ impl Cache {
     }
 
     /// Whether one more piece of a class of large sizes may be kept, counting it if so. Owner only.
-    #[cold]
-    #[inline(never)]
     fn admit(&self, class: usize) -> bool {
         // What has no class is in no magazine.
         let Some(&size) = SIZES.get(class) else { return false };
@@ -182,8 +189,7 @@ impl Cache {
     }
 
     /// A piece of a class of large sizes left the magazines. Owner only.
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     fn dismiss(&self, class: usize) {
         self.large.store(self.large.load(Ordering::Relaxed) - SIZES[class], Ordering::Relaxed);
     }

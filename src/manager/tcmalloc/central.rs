@@ -32,9 +32,9 @@ impl Central {
             && let Some(&last) = self.partial.last()
         {
             // SAFETY: spans live as long as the heap; this one's pieces are under our lock.
-            let span = unsafe { &mut *last.as_ptr() };
+            let span = unsafe { last.as_ref() };
             span.take(most - pieces.len(), pieces);
-            if span.free == 0 {
+            if span.free.get() == 0 {
                 self.partial.pop();
             }
         }
@@ -46,9 +46,9 @@ impl Central {
         self.list(span);
     }
 
-    fn list(&mut self, mut span: NonNull<Span>) {
+    fn list(&mut self, span: NonNull<Span>) {
         // SAFETY: spans live as long as the heap; this one's pieces are under our lock.
-        unsafe { span.as_mut() }.place = self.partial.len();
+        unsafe { span.as_ref() }.place.set(self.partial.len());
         self.partial.push(span);
     }
 
@@ -56,7 +56,7 @@ impl Central {
         self.partial.swap_remove(place);
         if let Some(moved) = self.partial.get(place) {
             // SAFETY: as in `list`.
-            unsafe { (*moved.as_ptr()).place = place };
+            unsafe { moved.as_ref() }.place.set(place);
         }
     }
 
@@ -76,15 +76,15 @@ impl Central {
         for piece in pieces {
             let Some(at) = span_of(piece) else { continue };
             // SAFETY: as in `list`.
-            let span = unsafe { &mut *at.as_ptr() };
+            let span = unsafe { at.as_ref() };
             let Use::Class(class) = span.usage else { continue };
-            let was_full = span.free == 0;
+            let was_full = span.free.get() == 0;
             if !span.give(piece) {
                 tracing::error!("{piece:?} came back twice; left alone");
                 continue;
             }
-            let is_empty = span.free == Span::pieces_of_class(class);
-            let place = span.place;
+            let is_empty = span.free.get() == Span::pieces_of_class(class);
+            let place = span.place.get();
             match (was_full, is_empty) {
                 (true, false) => self.list(at),
                 (was_full, true) => {
@@ -102,7 +102,7 @@ impl Central {
     /// Free pieces of the spans, loose ones not counted.
     pub(super) fn free_in_spans(&self) -> usize {
         // SAFETY: as in `list`.
-        self.partial.iter().map(|span| unsafe { span.as_ref() }.free).sum()
+        self.partial.iter().map(|span| unsafe { span.as_ref() }.free.get()).sum()
     }
 }
 

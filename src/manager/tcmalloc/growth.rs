@@ -4,13 +4,14 @@
 //! so that allocating threads seldom wait for one; and it releases blocks that were wholly free for `release_after`. When a
 //! block ahead of need is refused, it waits before it tries again, longer each time.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::blocks::GRANULE;
 use super::classes::PAGE;
 use super::heap::Heap;
+use super::wake::Woken;
 use super::{Shared, lock};
 use crate::error::{Error, Result};
 
@@ -25,20 +26,6 @@ pub(super) struct Growth {
 
 /// A block is this fraction of what is mapped already, so that it doubles as that doubles and little lies idle.
 const FRACTION: usize = 8;
-
-/// The keeper's bell.
-#[derive(Debug, Default)]
-pub(super) struct Wake {
-    rung: Mutex<Rung>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rung {
-    /// Less is free than should be.
-    low: bool,
-    stop: bool,
-}
 
 /// How long the keeper waits after the first refusal of a block ahead of need, and at most after many.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -72,11 +59,7 @@ impl Shared {
     /// Rings for the keeper when too little is free.
     pub(super) fn look_ahead(&self, heap: &Heap) {
         if heap.free * PAGE < self.settings.reserve_ahead {
-            let mut rung = lock(&self.wake.rung);
-            if !rung.low {
-                rung.low = true;
-                self.wake.bell.notify_one();
-            }
+            self.wake.ring();
         }
     }
 
@@ -117,6 +100,12 @@ impl Shared {
             lock(central).settle(0, |span| lock(&self.heap).give(span));
         }
         lock(&self.heap).has(least.div_ceil(PAGE))
+    }
+
+    /// Ahead of need: what lies loose goes to its spans first, for often that is enough.
+    fn reserve_ahead(&self) -> Result<()> {
+        self.settle(0);
+        self.reserve(self.settings.reserve_ahead)
     }
 
     /// Grows until `bytes` are free.
@@ -162,32 +151,23 @@ impl Shared {
         let mut pause: Option<Duration> = None;
         let mut refusal = Refusal::default();
         loop {
-            let low = {
-                let rung = lock(&self.wake.rung);
-                // While it waits after a refusal the bell stays rung, so that nobody rings again.
-                let idle = |rung: &mut Rung| !rung.stop && (!rung.low || refusal.left().is_some());
-                let poisoned = PoisonError::into_inner;
-                // Nothing is due before somebody rings, but blocks that become empty do not ring.
-                let limit = pause.unwrap_or(match self.settings.release_after {
-                    Duration::ZERO => Duration::from_secs(3600),
-                    after => after.max(Duration::from_millis(100)),
-                });
-                let limit = refusal.left().map_or(limit, |left| limit.min(left));
-                let (mut rung, _) = self.wake.bell.wait_timeout_while(rung, limit, idle).unwrap_or_else(poisoned);
-                if rung.stop {
-                    return;
-                }
-                refusal.left().is_none() && std::mem::take(&mut rung.low)
-            };
-            if low {
-                match self.reserve(self.settings.reserve_ahead) {
+            let left = refusal.left();
+            // Nothing is due before somebody rings, but blocks that become empty do not ring.
+            let limit = pause.unwrap_or(match self.settings.release_after {
+                Duration::ZERO => Duration::from_secs(3600),
+                after => after.max(Duration::from_millis(100)),
+            });
+            match self.wake.wait(left.map_or(limit, |left| limit.min(left)), left.is_some()) {
+                Woken::Stop => return,
+                Woken::Time => {}
+                Woken::Low => match self.reserve_ahead() {
                     Ok(()) => refusal = Refusal::default(),
                     Err(error) => {
                         refusal.again();
                         // Whoever needs the memory gets the error; ahead of need there is nobody to tell.
                         tracing::debug!("growing ahead of need, tried again in {:?}: {error}", refusal.wait);
                     }
-                }
+                },
             }
             if !self.settings.release_after.is_zero() {
                 self.settle(0);
@@ -209,8 +189,7 @@ impl Keeper {
 
     pub(super) fn stop(&self, shared: &Shared) {
         if let Some(thread) = lock(&self.thread).take() {
-            lock(&shared.wake.rung).stop = true;
-            shared.wake.bell.notify_all();
+            shared.wake.stop();
             // One that panicked has ended as well; the panic was reported.
             drop(thread.join());
         }

@@ -12,12 +12,16 @@ mod blocks;
 mod cache;
 mod central;
 mod classes;
+#[cfg(test)]
+mod faults;
 mod growth;
 mod heap;
+mod map;
 mod report;
 mod span;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +41,7 @@ pub(crate) use classes::{LARGEST, class_byte};
 use growth::{Growth, Keeper};
 use heap::Heap;
 use span::Use;
+use wake::Wake;
 
 /// Pieces on their way between a cache and a central list.
 type Batch = ArrayVec<NonNull<u8>, 64>;
@@ -72,7 +77,7 @@ struct Shared {
     caches: Mutex<Caches>,
     growth: Mutex<Growth>,
     marks: Marks,
-    wake: growth::Wake,
+    wake: Wake,
 }
 
 /// All caches there are. They are never moved or freed before the manager is.
@@ -104,7 +109,7 @@ impl Tcmalloc {
                 caches: Mutex::default(),
                 growth: Mutex::default(),
                 marks: Marks::default(),
-                wake: growth::Wake::default(),
+                wake: Wake::default(),
             }));
             Arc::downgrade(shared)
         });
@@ -279,9 +284,12 @@ impl Shared {
             if cache.put(piece, len, class as u8) {
                 return;
             }
-            cache.spill(class, batch_of_class(class), |pieces| self.give_pieces(class, pieces));
-            if cache.put(piece, len, class as u8) {
-                return cache.tell(&self.marks);
+            let batch = batch_of_class(class);
+            if batch > 1 {
+                cache.spill(class, batch, |pieces| self.give_pieces(class, pieces));
+                if cache.put(piece, len, class as u8) {
+                    return cache.tell(&self.marks);
+                }
             }
         }
         match cache {

@@ -3,6 +3,7 @@
 //! A span is described outside the block. Its description stays where it is as long as the manager lives, is used again for
 //! other pages, and is changed only under the lock of its class (its pieces) or of the heap (all else).
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::Batch;
@@ -34,13 +35,16 @@ pub(super) struct Span {
     pub first: usize,
     pub pages: usize,
     pub usage: Use,
-    /// Neighbours in the list of free spans of its length, or its place in the list of its class.
+    /// Neighbours in the list of free spans of its length.
     pub next: Option<NonNull<Span>>,
     pub previous: Option<NonNull<Span>>,
-    pub place: usize,
+    // Changed under the lock of the class, while others may read the rest under that of the heap: so no `&mut Span` is made of
+    // a span in use.
+    /// Its place in the list of its class.
+    pub place: Cell<usize>,
     /// Free pieces; those in thread caches and loose lists are not free.
-    pub free: usize,
-    bits: [u64; WORDS],
+    pub free: Cell<usize>,
+    bits: [Cell<u64>; WORDS],
 }
 
 impl Span {
@@ -53,9 +57,9 @@ impl Span {
             usage: Use::Unused,
             next: None,
             previous: None,
-            place: 0,
-            free: 0,
-            bits: [0; WORDS],
+            place: Cell::default(),
+            free: Cell::default(),
+            bits: Default::default(),
         }
     }
 
@@ -69,11 +73,10 @@ impl Span {
     pub(super) fn cut(&mut self, class: usize) {
         let count = Self::pieces_of_class(class);
         self.usage = Use::Class(class);
-        self.free = count;
-        self.bits = [0; WORDS];
-        for (word, bits) in self.bits.iter_mut().enumerate() {
+        self.free.set(count);
+        for (word, bits) in self.bits.iter().enumerate() {
             let left = count.saturating_sub(word * 64).min(64);
-            *bits = if left == 64 { u64::MAX } else { (1 << left) - 1 };
+            bits.set(if left == 64 { u64::MAX } else { (1 << left) - 1 });
         }
         for index in 0..count {
             // SAFETY: the piece lies in the span, whose pages are nobody else's; it is aligned to 64.
@@ -96,14 +99,13 @@ impl Span {
     }
 
     /// Takes up to `most` free pieces, lowest first.
-    pub(super) fn take(&mut self, most: usize, pieces: &mut Batch) {
-        let mut left = most.min(self.free);
-        self.free -= left;
-        for word in 0..WORDS {
-            while left > 0 && self.bits[word] != 0 {
-                let index = word * 64 + self.bits[word].trailing_zeros() as usize;
-                self.bits[word] &= self.bits[word] - 1;
-                pieces.push(self.piece(index));
+    pub(super) fn take(&self, most: usize, pieces: &mut Batch) {
+        let mut left = most.min(self.free.get());
+        self.free.set(self.free.get() - left);
+        for (word, bits) in self.bits.iter().enumerate() {
+            while left > 0 && bits.get() != 0 {
+                pieces.push(self.piece(word * 64 + bits.get().trailing_zeros() as usize));
+                bits.set(bits.get() & (bits.get() - 1));
                 left -= 1;
             }
         }
@@ -116,11 +118,12 @@ impl Span {
     }
 
     /// Gives a piece back; false when it was free, or is none.
-    pub(super) fn give(&mut self, piece: NonNull<u8>) -> bool {
+    pub(super) fn give(&self, piece: NonNull<u8>) -> bool {
         match self.index_of(piece) {
             Some(index) if !self.is_free(index) => {
-                self.bits[index / 64] |= 1 << (index % 64);
-                self.free += 1;
+                let bits = &self.bits[index / 64];
+                bits.set(bits.get() | 1 << (index % 64));
+                self.free.set(self.free.get() + 1);
                 true
             }
             _ => false,
@@ -128,6 +131,6 @@ impl Span {
     }
 
     pub(super) fn is_free(&self, index: usize) -> bool {
-        self.bits[index / 64] & 1 << (index % 64) != 0
+        self.bits[index / 64].get() & 1 << (index % 64) != 0
     }
 }

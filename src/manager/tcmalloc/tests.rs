@@ -125,7 +125,8 @@ fn threads_that_come_and_go_leave_nothing_behind() {
     is_sound(&manager, &live);
     let counts = manager.counts();
     assert_eq!((counts.allocations, counts.drops, counts.bytes), (2000 * 5, 2000 * 5 - 1, 300));
-    assert!(lock(&manager.shared.caches).all.len() <= 9, "each thread got a cache of its own");
+    // A thread that is done gives its cache back a little later: some more than eight, but not one for each of 2000.
+    assert!(lock(&manager.shared.caches).all.len() <= 100, "each thread got a cache of its own");
     give(&manager, live);
 }
 

@@ -25,6 +25,7 @@ pub(in super::super) fn memory(snapshot: &Snapshot) -> Markup {
                 ("Bytes now", size(registrations.bytes)),
             ]))
         }
+        @if snapshot.late_writes.count > 0 { section { h2 { "Writes into freed memory" } (late_writes(snapshot)) } }
     };
     page(&snapshot.rank, "/lunasa", "Memory", body)
 }
@@ -40,11 +41,35 @@ fn cost(cost: Option<RegistrationCost>) -> Markup {
     }
 }
 
+/// What poison found.
+fn late_writes(snapshot: &Snapshot) -> Markup {
+    let late = &snapshot.late_writes;
+    html! {
+        p.warn { (many(late.count, "write")) " found, the first of them:" }
+        ul { @for write in &late.first { li { (write.to_string()) } } }
+    }
+}
+
 /// The live objects of a pool; `cut` when there are more than these.
 pub(in super::super) fn objects(rank: &RankInfo, pool: &str, live: u64, cut: bool, objects: &[ObjectInfo]) -> Markup {
     let path = format!("/lunasa/{pool}");
     let shown = objects.len() as u64;
-    let headings = ["Type", "Kind", "#Data", "#Metadata", "#References", "Registered", "Address"];
+    let mut headings = vec!["Type", "Kind", "#Data", "#Metadata", "#References", "Registered", "Address"];
+    let recorded = objects.iter().any(|object| object.allocated_at.is_some());
+    headings.extend(recorded.then_some("Allocated at"));
+    let row = |object: &ObjectInfo| {
+        let mut row = vec![
+            html! { @if let Some(name) = &object.type_name { (name) " " } span.quiet { (object.type_id) } },
+            text(&object.kind),
+            size(object.data_bytes),
+            size(object.meta_bytes),
+            count(object.references.into()),
+            yes(object.registered),
+            address(object.address),
+        ];
+        row.extend(recorded.then(|| html! { @if let Some(site) = &object.allocated_at { code { (site) } } }));
+        row
+    };
     let body = html! {
         p {
             @if cut {
@@ -55,15 +80,7 @@ pub(in super::super) fn objects(rank: &RankInfo, pool: &str, live: u64, cut: boo
             a href={ (path) "?format=json" } { "As JSON" }
         }
         @if !objects.is_empty() {
-            (table("Live objects", &headings, objects.iter().map(|object| vec![
-                html! { @if let Some(name) = &object.type_name { (name) " " } span.quiet { (object.type_id) } },
-                text(&object.kind),
-                size(object.data_bytes),
-                size(object.meta_bytes),
-                count(object.references.into()),
-                yes(object.registered),
-                address(object.address),
-            ])))
+            (table("Live objects", &headings, objects.iter().map(row)))
         }
     };
     let (time, node) = pool.split_once('.').unwrap_or((pool, ""));
@@ -95,6 +112,9 @@ fn pool_card(pool: &PoolInfo) -> Markup {
             p.quiet {
                 "At most " (many(pool.most_live_objects, "object")) " with " (size(pool.most_allocated_bytes)) ", "
                 (size(pool.high_water_bytes)) " managed"
+            }
+            @if pool.quarantined_objects > 0 {
+                p.quiet { (many(pool.quarantined_objects, "object")) " in quarantine, " (size(pool.quarantined_bytes)) }
             }
         }
     }

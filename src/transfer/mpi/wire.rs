@@ -107,6 +107,12 @@ pub(super) fn failure(error: &Error) -> Vec<u8> {
     message
 }
 
+/// Reads bytes as each of the messages.
+pub fn read_messages(bytes: &[u8]) {
+    let _ = Ask::read(bytes);
+    let _ = read_reply(0, bytes);
+}
+
 /// What a reply says: the data of a small get, or the error.
 pub(super) fn read_reply(peer: u32, message: &[u8]) -> Result<&[u8]> {
     let broken = |reason: String| Error::Transfer { peer, reason };

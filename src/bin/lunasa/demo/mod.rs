@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use lunasa::{Config, Lunasa};
+use lunasa::Lunasa;
 use mpi::Threading;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
@@ -36,6 +36,7 @@ use self::grid::{Grid, Shape};
 use self::heat::{Block, Scheme};
 use self::problem::{Mode, Problem};
 use self::report::Row;
+use crate::settings;
 
 /// What `lunasa demo` takes.
 #[derive(Debug, clap::Args)]
@@ -137,7 +138,7 @@ fn start(world: &SimpleCommunicator, options: &Options) -> Result<(Lunasa, Plan,
         toml::from_str(&comm::from_root(world, &text)).map_err(|e| Error::Problem(e.to_string()))?;
     let plan = plan.map_err(Error::Plan)?;
     let scheme = Scheme::new(plan.shape, plan.problem.diffusivity, plan.problem.courant)?;
-    let lunasa = Lunasa::start(world, config(&options.settings)?)?;
+    let lunasa = Lunasa::start(world, settings::config(&options.settings)?)?;
     Ok((lunasa, plan, scheme, field))
 }
 
@@ -153,22 +154,6 @@ fn plan(options: &Options) -> Result<(Plan, Field)> {
     std::fs::create_dir_all(&options.output)
         .map_err(|e| Error::File(format!("--output {}: cannot be made: {e}", options.output.display())))?;
     Ok((Plan { problem, shape: field.shape }, field))
-}
-
-/// Lunasa's configuration: its file and environment, and what `--set` says.
-fn config(settings: &[String]) -> Result<Config> {
-    settings.iter().try_fold(Config::new(), |config, setting| {
-        let (key, value) = setting.split_once('=').ok_or_else(|| {
-            Error::Problem(format!("--set {setting}: write KEY=VALUE, such as lunasa.status.port=2000"))
-        })?;
-        Ok(config.set(key.trim(), setting_value(value))?)
-    })
-}
-
-/// A value as TOML; what is no TOML is a string, so that names need no quotes within those of the shell.
-fn setting_value(text: &str) -> toml::Value {
-    let table: Result<toml::Table, _> = toml::from_str(&format!("value = {text}"));
-    table.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(text.trim().into()))
 }
 
 /// The whole run, from the blocks' start to Lunasa's end. Whether the result is right, the same on every rank.
@@ -292,20 +277,6 @@ fn explain(verdict: &Verdict, scheme: &Scheme, steps: u64) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn settings_are_toml_or_else_strings() {
-        assert_eq!(setting_value("2000"), toml::Value::Integer(2000));
-        assert_eq!(setting_value("malloc"), toml::Value::String("malloc".into()));
-        assert_eq!(setting_value("\"malloc\""), toml::Value::String("malloc".into()));
-        assert_eq!(setting_value("[\"self\", \"mpi\"]").as_array().unwrap().len(), 2);
-        assert_eq!(setting_value("64 KiB"), toml::Value::String("64 KiB".into()));
-    }
-
-    #[test]
-    fn a_setting_without_a_value_is_explained() {
-        assert!(config(&["lunasa.routes".into()]).unwrap_err().to_string().contains("KEY=VALUE"));
-    }
 
     #[test]
     fn a_plan_and_a_refusal_both_survive_the_way_to_the_other_ranks() {
