@@ -9,6 +9,7 @@ mod measure;
 mod register;
 mod report;
 mod transfer;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -35,8 +36,10 @@ const BENCHES: &[(&str, Bench)] = &[
     ("bootstrap", Bench::Ranks(bootstrap::run)),
     ("alloc", Bench::Alone(alloc::run)),
     ("register", Bench::Alone(register::run)),
+    ("verbs", Bench::Ranks(verbs::run)),
     ("alloc-pair", Bench::Part(alloc::pairs)),
     ("alloc-memory", Bench::Part(alloc::shape)),
+    ("verbs-registration", Bench::Part(verbs::registration)),
 ];
 
 fn main() -> ExitCode {

@@ -28,7 +28,6 @@ use crate::registrar::Regions;
 use crate::snapshot::TrafficInfo;
 
 pub(crate) use mpi::MpiRoute;
-pub use mpi::read_messages;
 pub(crate) use request::Operation;
 pub use request::{Request, Waited};
 use shm::Shm;
@@ -291,4 +290,10 @@ fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
         return Ok(());
     };
     Err(HandleFault::Stale(why.to_owned()).into())
+}
+
+/// Reads bytes as each of the messages that ranks send each other.
+pub fn read_messages(bytes: &[u8]) {
+    mpi::read_messages(bytes);
+    verbs::read_note(bytes);
 }

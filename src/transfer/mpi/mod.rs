@@ -18,7 +18,7 @@ use client::Exchange;
 pub(crate) use client::Operation;
 use notes::Notes;
 use server::Server;
-pub use wire::read_messages;
+pub(super) use wire::read_messages;
 
 use super::verbs::VerbsRoute;
 use super::{Direction, Local, Traffic};

@@ -270,6 +270,11 @@ impl VerbsRoute {
     }
 }
 
+/// Reads bytes as a note.
+pub(super) fn read_note(bytes: &[u8]) {
+    let _ = handshake::read(bytes);
+}
+
 fn lock(engine: &Mutex<Option<Engine>>) -> MutexGuard<'_, Option<Engine>> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
