@@ -71,9 +71,9 @@ fn latency(lunasa: &Lunasa, handle: &RemoteHandle, get: bool, verb: &str, size: 
         for _ in 0..1000 {
             let start = Instant::now();
             if get {
-                drop(lunasa.get(handle, ..size, &mut object)?)
+                lunasa.get(handle, ..size, &mut object)?;
             } else {
-                lunasa.put(&object, handle)?
+                lunasa.put(&object, handle)?;
             }
             each.push(start.elapsed().as_secs_f64() * 1e6);
         }
