@@ -10,6 +10,7 @@ mod measure;
 mod register;
 mod report;
 mod transfer;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -37,8 +38,10 @@ const BENCHES: &[(&str, Bench)] = &[
     ("alloc", Bench::Alone(alloc::run)),
     ("register", Bench::Alone(register::run)),
     ("backing", Bench::Alone(backing::run)),
+    ("verbs", Bench::Ranks(verbs::run)),
     ("alloc-pair", Bench::Part(alloc::pairs)),
     ("alloc-memory", Bench::Part(alloc::shape)),
+    ("verbs-registration", Bench::Part(verbs::registration)),
 ];
 
 fn main() -> ExitCode {

@@ -46,9 +46,16 @@ const ENDINGS: &[(&str, Case)] = &[("panic", cases::endings::panic), ("split", c
 const DEVICE: &[(&str, Case)] = &[
     ("verbs", cases::verbs::registration),
     ("verbs_beyond", cases::verbs::beyond),
+    ("verbs_choice", cases::rdma::choice),
+    ("verbs_cut", cases::rdma::cut),
     ("verbs_domain", cases::verbs::domain),
+    ("verbs_killed", cases::rdma::killed),
     ("verbs_large", cases::verbs::large),
     ("verbs_lazy", cases::verbs::lazy),
+    ("verbs_loss", cases::rdma::loss),
+    ("verbs_many", cases::rdma::many),
+    ("verbs_refusals", cases::rdma::refusals),
+    ("verbs_sizes", cases::rdma::sizes),
     ("verbs_start", cases::verbs::start),
 ];
 

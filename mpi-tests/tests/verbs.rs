@@ -1,4 +1,5 @@
-//! Registration with a real (software) RDMA device, in one boot of the virtual machine.
+//! Registration and transfers with a real (software) RDMA device, in two boots of the virtual machine: with one device, and
+//! with two on the ends of a wire.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use lunasa_mpi_tests::launch::{Bed, Machine, Outcome, can_run};
@@ -27,6 +28,23 @@ const CASES: &[Case] = &[
     Case("user_objects_on_2_ranks", "ranks 2 user", &["ok user ranks=2"]),
     Case("over_4_gib_of_user_memory_in_one_region", "ranks 1 verbs_large", &["ok verbs_large"]),
     Case("the_programs_own_domain", "ranks 2 verbs_domain", &["ok verbs_domain"]),
+    Case("every_size_from_and_to_every_memory", "ranks 2 verbs_sizes", &["ok verbs_sizes ranks=2"]),
+    Case("objects_by_rdma_on_2_ranks", "ranks 2 routes routes=self,verbs", &["ok routes ranks=2"]),
+    Case("objects_by_rdma_on_4_ranks", "ranks 4 routes routes=self,verbs", &["ok routes ranks=4"]),
+    Case("user_objects_by_rdma", "ranks 2 user routes=self,verbs", &["ok user ranks=2"]),
+    Case("requests_by_rdma", "ranks 2 requests routes=self,verbs", &["ok requests ranks=2"]),
+    Case("threads_by_rdma", "ranks 4 threads routes=self,verbs", &["ok threads ranks=4"]),
+    Case("more_requests_than_there_is_room_for", "ranks 2 verbs_many", &["ok verbs_many ranks=2"]),
+    Case("stale_handles_by_rdma", "ranks 2 stale routes=self,verbs", &["ok stale ranks=2"]),
+    Case("forged_handles_by_rdma", "ranks 2 forged routes=self,verbs", &["ok forged ranks=2"]),
+    Case("a_forked_child_keeps_off_the_device", "ranks 2 fork routes=self,verbs", &["ok fork ranks=2"]),
+    Case("the_device_refuses_keys_of_memory_that_is_gone", "ranks 2 verbs_refusals", &["ok verbs_refusals ranks=2"]),
+    Case("each_peer_by_the_best_route_of_both", "ranks 3 verbs_choice", &["ok verbs_choice ranks=3"]),
+    Case(
+        "a_killed_rank_is_named_and_the_others_go_on",
+        "OMPI_MCA_orte_enable_recovery=1 ranks 3 verbs_killed",
+        &["ok verbs_killed rank=0", "ok verbs_killed rank=1"],
+    ),
     Case("auto_takes_a_device_that_works", STARTS, &["<> started with verbs"]),
     Case("host_leaves_the_device_alone", STARTS, &["<lunasa.registrar=host> started with host"]),
     Case("every_choice_by_hand", STARTS, &["lunasa.verbs.port=1 lunasa.verbs.gid_index=0> started with verbs"]),
@@ -153,20 +171,35 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// By line.
-static OUTCOMES: LazyLock<BTreeMap<String, Outcome>> = LazyLock::new(|| {
-    let mut lines: Vec<&str> = CASES.iter().map(|Case(_, line, _)| *line).collect();
-    lines.dedup();
-    let machine = Machine::new(["--smp", "4", "--numa", "2", "--mem", "3", "--hugepages", "48"]);
-    lines.into_iter().fold(machine, Machine::job).run()
-});
+/// What a boot with two devices on the ends of a wire is for. `wire0` and `wire1` are as they were after each.
+const WIRED: &[Case] = &[
+    Case("five_lost_packets_of_a_hundred_do_no_harm", "ranks 2 verbs_loss", &["ok verbs_loss ranks=2"]),
+    Case(
+        "on_a_cut_wire_requests_fail_in_time_and_on_a_mended_one_they_succeed",
+        "ranks 3 verbs_cut",
+        &["ok verbs_cut ranks=3", "cut, round 1: the device says: transport retry counter exceeded"],
+    ),
+];
 
-fn trial(Case(name, line, words): &'static Case) -> Trial {
+/// By line.
+type Outcomes = LazyLock<BTreeMap<String, Outcome>>;
+
+static OUTCOMES: Outcomes = LazyLock::new(|| boot(CASES, &["--numa", "2", "--hugepages", "48"]));
+static OUTCOMES_WIRED: Outcomes = LazyLock::new(|| boot(WIRED, &["--wire"]));
+
+fn boot(cases: &[Case], options: &[&str]) -> BTreeMap<String, Outcome> {
+    let mut lines: Vec<&str> = cases.iter().map(|Case(_, line, _)| *line).collect();
+    lines.dedup();
+    let machine = Machine::new(["--smp", "4", "--mem", "3"].iter().chain(options).copied());
+    lines.into_iter().fold(machine, Machine::job).run()
+}
+
+fn trial(outcomes: &'static Outcomes, Case(name, line, words): &'static Case) -> Trial {
     Trial::test(*name, move || {
         if !can_run(Bed::Machine) {
             return Ok(());
         }
-        let outcome = OUTCOMES.get(*line).ok_or("it did not run")?.clone().expect_ok();
+        let outcome = outcomes.get(*line).ok_or("it did not run")?.clone().expect_ok();
         println!("{name}: {:.1?}", outcome.elapsed);
         match words.iter().find(|words| !outcome.stdout.contains(**words)) {
             Some(missing) => Err(Failed::from(format!("{missing:?} was not said:\n{}", outcome.report()))),
@@ -176,5 +209,7 @@ fn trial(Case(name, line, words): &'static Case) -> Trial {
 }
 
 fn main() -> ExitCode {
-    libtest_mimic::run(&Arguments::from_args(), CASES.iter().map(trial).collect()).exit_code()
+    let trials = CASES.iter().map(|case| trial(&OUTCOMES, case));
+    let trials = trials.chain(WIRED.iter().map(|case| trial(&OUTCOMES_WIRED, case)));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::error::{Error, Result};
 use crate::memory::{OfHost, PeerMapping, Shared};
 use crate::node_id::NodeId;
-use crate::registrar::Region;
+use crate::registrar::{Network, Region};
 
 const LINE: usize = 64;
 
@@ -19,7 +19,8 @@ const LINE: usize = 64;
 pub(crate) struct Entry {
     address: [u8; 16],
     port: u16,
-    unused: u16,
+    /// The kind of network that its RDMA device is on ([`Network`]).
+    pub link: u16,
     host: u32,
     /// Process id, as its host's ranks see it.
     pub pid: u32,
@@ -51,12 +52,12 @@ pub(crate) type HostPart = Vec<u8>;
 
 impl Entry {
     /// This rank, with the region that holds its first eager block.
-    pub(crate) fn new(node: NodeId, regions_fd: i32, first: Option<Region>) -> Self {
+    pub(crate) fn new(node: NodeId, regions_fd: i32, first: Option<Region>, network: Network) -> Self {
         let (address, port) = node.parts();
         Self {
             address,
             port,
-            unused: 0,
+            link: network as u16,
             host: 0,
             pid: std::process::id(),
             regions_fd,
@@ -224,7 +225,9 @@ mod tests {
     fn part(name: &str, ranks: &[u32]) -> HostPart {
         let entries: Vec<Entry> = ranks
             .iter()
-            .map(|&rank| Entry::new(NodeId::new(rank, Some(([10, 0, 0, 1], 1990 + rank as u16).into())), 9, None))
+            .map(|&rank| {
+                Entry::new(NodeId::new(rank, Some(([10, 0, 0, 1], 1990 + rank as u16).into())), 9, None, Network::None)
+            })
             .collect();
         host_part(name.len() as u64, name, entries.as_bytes()).unwrap()
     }

@@ -62,6 +62,8 @@ choices! {
         SelfRank = "self",
         /// A peer on the same host, whose block is mapped.
         Shm = "shm",
+        /// RDMA, where both sides have a device.
+        Verbs = "verbs",
         /// Messages, served by the peer's progress.
         Mpi = "mpi",
     }

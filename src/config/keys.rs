@@ -48,6 +48,17 @@ pub struct Settings {
     pub verbs_port: u8,
     /// The entry of the port's table of GIDs; -1 is the best.
     pub verbs_gid_index: i16,
+    /// Bytes of the largest work request of the `verbs` route; the device's own limit may be less.
+    #[serde(with = "units::size")]
+    pub verbs_piece: usize,
+    /// How long a device waits for an answer before it sends a packet again; rounded up to the device's steps.
+    #[serde(with = "units::duration")]
+    pub verbs_timeout: Duration,
+    /// How often it does.
+    pub verbs_retries: u8,
+    /// How long a peer may take to answer when asked to connect.
+    #[serde(with = "units::duration")]
+    pub verbs_connect_timeout: Duration,
     /// The routes that may be used, the preferred one first; not empty, none twice.
     pub routes: Vec<RouteKind>,
     /// Bytes of the largest message of the `mpi` route.
@@ -210,8 +221,32 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             "The entry of the port's table of GIDs; -1: the best (RoCE v2 over IPv4 first; on InfiniBand entry 0).",
         ),
         key(
+            "lunasa.verbs.piece",
+            r#""1 MiB""#,
+            Size(4 * KIB..=GIB),
+            "The verbs route cuts what it moves into work requests of this size, or of the device's largest message.",
+        ),
+        key(
+            "lunasa.verbs.timeout",
+            r#""100 ms""#,
+            Kind::Duration(Duration::from_micros(10)..=Duration::from_secs(60)),
+            "How long a device waits for an answer before it sends a packet again; rounded up to 4.096 us doubled n times.",
+        ),
+        key(
+            "lunasa.verbs.retries",
+            "6",
+            Integer(0..=6),
+            "How often it sends a packet again before the connection counts as broken.",
+        ),
+        key(
+            "lunasa.verbs.connect_timeout",
+            r#""30 s""#,
+            Kind::Duration(Duration::from_millis(1)..=Duration::from_secs(86_400)),
+            "How long a peer may take to answer when asked to connect, by its progress thread or its calls of Lunasa.",
+        ),
+        key(
             "lunasa.routes",
-            r#"["self", "shm", "mpi"]"#,
+            r#"["self", "shm", "verbs", "mpi"]"#,
             Choices(RouteKind::NAMES),
             "The routes that may be used, the preferred one first.",
         ),

@@ -377,6 +377,9 @@ impl Parts {
         if let Some(mpi) = self.watch.transfers.mpi() {
             mpi.stop_thread();
         }
+        if let Some(verbs) = self.watch.transfers.verbs() {
+            verbs.close();
+        }
         self.watch.pools.all().iter().for_each(|pool| pool.close());
         if let Some(recorder) = &self.watch.recorder {
             recorder.finish();

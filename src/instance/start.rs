@@ -21,13 +21,13 @@ use crate::memory::{self, Place};
 use crate::node_id::NodeId;
 use crate::object;
 use crate::pool::{DebugSettings, Pool, Pools, Registration};
-use crate::registrar::{self, Budget, HostRegistrar, Regions, Registrar, VerbsRegistrar};
+use crate::registrar::{self, Budget, HostRegistrar, Network, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
 use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
 use crate::topology::{Host, Topology};
 use crate::trace::Recorder;
-use crate::transfer::{MpiRoute, Transfers};
-use crate::verbs;
+use crate::transfer::{MpiRoute, Transfers, VerbsRoute, VerbsSettings};
+use crate::verbs::{self, Patience};
 
 /// What all ranks of a run share; made by rank 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,7 +103,8 @@ fn prepare(
         None
     };
     let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
-    let entry = Entry::new(node, regions.fd(), pools.here(Registration::Eager).first_region());
+    let first = pools.here(Registration::Eager).first_region();
+    let entry = Entry::new(node, regions.fd(), first, Network::reached_by(regions.registrar()));
     Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry, recorder })
 }
 
@@ -206,7 +207,7 @@ fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) 
 }
 
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
-    if !settings.routes.contains(&RouteKind::Mpi) {
+    if ![RouteKind::Mpi, RouteKind::Verbs].iter().any(|route| settings.routes.contains(route)) {
         return Ok(false);
     }
     match settings.mpi_progress {
@@ -239,7 +240,14 @@ fn assemble(
     });
     let panics = (mpi.is_some() && settings.abort_on_panic).then(|| panics::Guard::new(regions.rank()));
     let token = (settings.status_access == AccessKind::Token).then_some(run.token);
-    let transfers = Transfers::new(settings.routes.clone(), regions.clone(), directory.clone(), mpi);
+    let verbs = mpi.as_ref().filter(|_| settings.routes.contains(&RouteKind::Verbs));
+    let verbs = verbs.and_then(|mpi| {
+        let patience = Patience { timeout: settings.verbs_timeout, retries: settings.verbs_retries };
+        let (piece, connect_timeout) = (settings.verbs_piece, settings.verbs_connect_timeout);
+        let verbs = VerbsSettings { piece, patience, connect_timeout };
+        VerbsRoute::new(verbs, regions.clone(), directory.clone(), mpi.clone())
+    });
+    let transfers = Transfers::new(settings.routes.clone(), regions.clone(), directory.clone(), (verbs, mpi));
     let watch = Arc::new(Watch {
         transfers: Arc::new(transfers),
         pools,

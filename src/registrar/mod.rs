@@ -17,6 +17,7 @@ mod regions;
 mod slot;
 mod verbs;
 
+use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -26,6 +27,7 @@ pub use host::HostRegistrar;
 pub use regions::Region;
 pub(crate) use regions::{PeerRegions, RegionId, Regions};
 pub(crate) use slot::Backing;
+pub(crate) use verbs::Network;
 pub use verbs::VerbsRegistrar;
 
 use crate::error::Result;
@@ -55,7 +57,7 @@ pub struct RegistrarLimits {
 /// # Safety
 /// An implementation must not write to the memory it registers, and after `deregister` returned `Ok` nothing may use the
 /// memory on behalf of that registration.
-pub unsafe trait Registrar: Send + Sync + fmt::Debug {
+pub unsafe trait Registrar: Any + Send + Sync + fmt::Debug {
     /// Its name, for people: `host`, `verbs`, the program's own.
     fn name(&self) -> &str;
 

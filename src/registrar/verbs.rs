@@ -1,5 +1,6 @@
 //! The registrar for a real RDMA device: one memory region for each registration.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
@@ -9,7 +10,28 @@ use super::{RegionKeys, Registrar, RegistrarLimits};
 use crate::error::{Error, Result};
 use crate::memory::Pins;
 use crate::sizes::bytes;
-use crate::verbs::{Context, Domain, MemoryRegion, Wanted};
+use crate::verbs::{Context, Domain, MemoryRegion, Port, Wanted};
+
+/// What kind of network a rank's device is on: those of two ranks reach each other only when they are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// No device, or none with an active port.
+    None = 0,
+    Ethernet = 1,
+    InfiniBand = 2,
+}
+
+impl Network {
+    pub(crate) fn of(port: &Port) -> Self {
+        if port.ethernet { Self::Ethernet } else { Self::InfiniBand }
+    }
+
+    /// That of a registrar's device.
+    pub(crate) fn reached_by(registrar: &dyn Registrar) -> Self {
+        let registrar: &dyn Any = registrar;
+        registrar.downcast_ref::<VerbsRegistrar>().and_then(VerbsRegistrar::port).map_or(Self::None, Self::of)
+    }
+}
 
 /// Registers memory with an RDMA device: for local writes, and for remote reads and writes at the memory's own addresses,
 /// in relaxed order where the device takes that.
@@ -18,6 +40,8 @@ use crate::verbs::{Context, Domain, MemoryRegion, Wanted};
 /// domain, and can then use the keys of every [`Segment`](crate::Segment) in its own work requests.
 pub struct VerbsRegistrar {
     domain: Arc<Domain>,
+    /// What the `verbs` route goes by; of the program's own domain, if its device has an active one.
+    port: Option<Port>,
 }
 
 impl VerbsRegistrar {
@@ -32,11 +56,12 @@ impl VerbsRegistrar {
         })?;
         let order = if domain.is_relaxed() { "relaxed" } else { "strict" };
         tracing::info!("registrar verbs: device {name}, {port}, {order} order");
-        Ok(Self { domain })
+        Ok(Self { domain, port: Some(port) })
     }
 
     /// In the program's own protection domain, for [`Lunasa::start_with`](crate::Lunasa::start_with). `domain` is what
-    /// `ibv_alloc_pd` gave, whichever bindings it was called by.
+    /// `ibv_alloc_pd` gave, whichever bindings it was called by. The `verbs` route then goes by the first active port of its
+    /// device.
     ///
     /// # Errors
     /// [`Error::Device`] when the pointer is null, or the device does not answer.
@@ -50,7 +75,19 @@ impl VerbsRegistrar {
         // SAFETY: the caller's promise.
         let domain = unsafe { Domain::borrowed(domain) }
             .map_err(|why| Error::Device(format!("the program's protection domain: {why}")))?;
-        Ok(Self { domain })
+        let port = Port::choose(domain.context(), 0, None)
+            .inspect_err(|why| tracing::info!("{}: no verbs route: {why}", domain.context().name()))
+            .ok();
+        Ok(Self { domain, port })
+    }
+
+    pub(crate) fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// The port to talk to peers by.
+    pub(crate) fn port(&self) -> Option<&Port> {
+        self.port.as_ref()
     }
 
     /// The device's name.

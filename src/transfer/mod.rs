@@ -2,6 +2,7 @@
 //!
 //! - `self`: the object is this rank's own.
 //! - `shm`: the peer is on this host; its block is mapped once, and bytes are copied with plain loads and stores.
+//! - `verbs`: both sides have an RDMA device, which reads and writes the peer's memory.
 //! - `mpi`: messages on Lunasa's communicator, served by the peer's progress.
 //!
 //! A transfer takes the first of the allowed routes that reaches its peer and its memory.
@@ -12,6 +13,7 @@ mod request;
 mod shm;
 #[cfg(test)]
 mod tests;
+mod verbs;
 mod view;
 
 use std::sync::Arc;
@@ -21,14 +23,15 @@ use crate::bootstrap::Directory;
 use crate::config::RouteKind;
 use crate::error::{Error, HandleFault, Result};
 use crate::memory;
-use crate::object::{Ldo, RemoteHandle};
+use crate::object::{Head, Ldo, RemoteHandle};
 use crate::registrar::Regions;
 use crate::snapshot::TrafficInfo;
 
 pub(crate) use mpi::MpiRoute;
-pub use mpi::read_messages;
+pub(crate) use request::Operation;
 pub use request::{Request, Waited};
 use shm::Shm;
+pub(crate) use verbs::{VerbsRoute, VerbsSettings};
 pub use view::View;
 
 /// Reading from a peer or writing to it.
@@ -109,6 +112,7 @@ pub(crate) struct Transfers {
     regions: Arc<Regions>,
     directory: Arc<Directory>,
     shm: Shm,
+    verbs: Option<Arc<VerbsRoute>>,
     mpi: Option<Arc<MpiRoute>>,
     to_self: Traffic,
     by_shm: Traffic,
@@ -119,17 +123,18 @@ impl Transfers {
         routes: Vec<RouteKind>,
         regions: Arc<Regions>,
         directory: Arc<Directory>,
-        mpi: Option<Arc<MpiRoute>>,
+        (verbs, mpi): (Option<Arc<VerbsRoute>>, Option<Arc<MpiRoute>>),
     ) -> Self {
         let shm = Shm::new(regions.run(), directory.clone());
         let (to_self, by_shm) = Default::default();
-        Self { rank: regions.rank(), routes, regions, directory, shm, mpi, to_self, by_shm }
+        Self { rank: regions.rank(), routes, regions, directory, shm, verbs, mpi, to_self, by_shm }
     }
 
     fn reaches(&self, route: RouteKind, peer: u32) -> bool {
         match route {
             RouteKind::SelfRank => peer == self.rank,
             RouteKind::Shm => self.directory.is_here(peer),
+            RouteKind::Verbs => peer != self.rank && self.verbs.as_ref().is_some_and(|verbs| verbs.reaches(peer)),
             RouteKind::Mpi => self.mpi.is_some(),
         }
     }
@@ -143,10 +148,15 @@ impl Transfers {
         self.mpi.as_ref()
     }
 
+    pub(crate) fn verbs(&self) -> Option<&Arc<VerbsRoute>> {
+        self.verbs.as_ref()
+    }
+
     pub(crate) fn traffic(&self) -> Vec<TrafficInfo> {
         let counts = |&route: &RouteKind| match route {
             RouteKind::SelfRank => Some(self.to_self.info(route)),
             RouteKind::Shm => Some(self.by_shm.info(route)),
+            RouteKind::Verbs => self.verbs.as_ref().map(|verbs| verbs.traffic().info(route)),
             RouteKind::Mpi => self.mpi.as_ref().map(|mpi| mpi.traffic().info(route)),
         };
         self.routes.iter().filter_map(counts).collect()
@@ -185,7 +195,7 @@ impl Transfers {
         // SAFETY: the caller's promise; waiting ends only when the memory is not used any more.
         match unsafe { self.start(direction, handle, offset, local, None) }? {
             None => Ok(()),
-            Some(operation) => operation.wait(None).map(drop),
+            Some(operation) => operation.wait().map(drop),
         }
     }
 
@@ -199,8 +209,8 @@ impl Transfers {
         handle: &RemoteHandle,
         offset: u64,
         local: Local,
-        keep: Option<Ldo>,
-    ) -> Result<Option<mpi::Operation>> {
+        mut keep: Option<Ldo>,
+    ) -> Result<Option<Operation>> {
         self.admit(handle)?;
         if direction == Direction::Put {
             handle.check_put(offset, local.len as u64)?;
@@ -219,10 +229,20 @@ impl Transfers {
                     let done = unsafe { self.shm.copy(direction, handle, offset, local) };
                     (done, &self.by_shm)
                 }
+                RouteKind::Verbs => {
+                    let Some(verbs) = &self.verbs else { continue };
+                    // SAFETY: the caller's promise.
+                    match unsafe { verbs.start(direction, handle, offset, local, &mut keep) }? {
+                        Ok(operation) => return Ok(Some(Operation::Verbs(operation))),
+                        Err(why) => tried.push(format!("{route}: {why}")),
+                    }
+                    continue;
+                }
                 RouteKind::Mpi => {
                     let Some(mpi) = &self.mpi else { continue };
                     // SAFETY: the caller's promise.
-                    return unsafe { mpi.start(direction, handle, offset, local, keep) }.map(Some);
+                    let operation = unsafe { mpi.start(direction, handle, offset, local, keep) }?;
+                    return Ok(Some(Operation::Mpi(operation)));
                 }
             };
             match done {
@@ -257,4 +277,23 @@ impl Transfers {
         }
         self.shm.view(handle)
     }
+}
+
+/// The object is alive and as the handle says. One without references is kept only for transfers that began before it was
+/// dropped.
+fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
+    let why = if !head.life.is(handle.tag()) {
+        "the object was dropped by its owner"
+    } else if head.shape() != handle.shape() {
+        "the object was resized or given another type since"
+    } else {
+        return Ok(());
+    };
+    Err(HandleFault::Stale(why.to_owned()).into())
+}
+
+/// Reads bytes as each of the messages that ranks send each other.
+pub fn read_messages(bytes: &[u8]) {
+    mpi::read_messages(bytes);
+    verbs::read_note(bytes);
 }

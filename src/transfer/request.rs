@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::mpi::Operation;
+use super::{mpi, verbs};
 use crate::error::{Error, Result};
 use crate::object::Ldo;
 
@@ -12,6 +12,38 @@ use crate::object::Ldo;
 /// It holds the program's object until then, and gives it back at the end.
 #[must_use = "wait for it, or its object is lost"]
 pub struct Request(State);
+
+/// What a route has under way.
+pub(crate) enum Operation {
+    Verbs(verbs::Operation),
+    Mpi(mpi::Operation),
+}
+
+impl Operation {
+    /// Whether it is over. Never waits.
+    fn test(&self) -> bool {
+        match self {
+            Self::Verbs(operation) => operation.test(),
+            Self::Mpi(operation) => operation.test(),
+        }
+    }
+
+    /// Waits until it is over, but no longer than `limit`; whether it is.
+    fn wait_until(&self, limit: Duration) -> bool {
+        match self {
+            Self::Verbs(operation) => operation.wait_until(Some(limit)),
+            Self::Mpi(operation) => operation.wait_until(limit),
+        }
+    }
+
+    /// Waits until it is over; its outcome, and the object that it kept.
+    pub(super) fn wait(self) -> Result<Option<Ldo>> {
+        match self {
+            Self::Verbs(operation) => operation.wait(),
+            Self::Mpi(operation) => operation.wait(None),
+        }
+    }
+}
 
 enum State {
     Done(Ldo),
@@ -51,7 +83,7 @@ impl Request {
     pub fn wait(self) -> Result<Ldo> {
         match self.0 {
             State::Done(object) => Ok(object),
-            State::UnderWay(operation) => finished(operation.wait(None)?),
+            State::UnderWay(operation) => finished(operation.wait()?),
         }
     }
 
@@ -66,7 +98,7 @@ impl Request {
                 if !operation.wait_until(limit) {
                     return Ok(Waited::Pending(Self::under_way(operation)));
                 }
-                finished(operation.wait(None)?).map(Waited::Done)
+                finished(operation.wait()?).map(Waited::Done)
             }
         }
     }

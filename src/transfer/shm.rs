@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 
 use super::view::{Keep, View};
-use super::{Direction, Local, Outcome};
+use super::{Direction, Local, Outcome, check_alive};
 use crate::bootstrap::Directory;
 use crate::error::{Error, HandleFault, Result};
 use crate::manager::tcmalloc;
@@ -242,19 +242,6 @@ impl Range {
     fn memory(&self) -> Arc<PeerMapping> {
         self.blocks[self.index].memory.clone()
     }
-}
-
-/// The object is alive and as the handle says. One without references is kept only for transfers that began before it was
-/// dropped.
-fn check_alive(head: &Head, handle: &RemoteHandle) -> Result<()> {
-    let why = if !head.life.is(handle.tag()) {
-        "the object was dropped by its owner"
-    } else if head.shape() != handle.shape() {
-        "the object was resized or given another type since"
-    } else {
-        return Ok(());
-    };
-    Err(HandleFault::Stale(why.to_owned()).into())
 }
 
 #[cfg(test)]

@@ -84,8 +84,12 @@ impl Domain {
         Ok(Arc::new(domain))
     }
 
-    pub(crate) fn context(&self) -> &Context {
+    pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    pub(super) fn raw(&self) -> NonNull<ibv_pd> {
+        self.pd
     }
 
     /// Whether the device may write in any order what lies before a completion.

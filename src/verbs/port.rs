@@ -74,7 +74,7 @@ impl Port {
     ///
     /// # Errors
     /// In words: no such port, it is not active, no such GID.
-    pub(super) fn choose(context: &Context, number: u8, gid_index: Option<u8>) -> Result<Self, String> {
+    pub(crate) fn choose(context: &Context, number: u8, gid_index: Option<u8>) -> Result<Self, String> {
         let ports = context.ports();
         let (number, port) = active(&ports, number)?;
         let ethernet = port.link_layer == ETHERNET;

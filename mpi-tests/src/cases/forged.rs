@@ -15,7 +15,7 @@ const META: usize = 16;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         let objects = [lunasa.object().zeroed().meta(META).data(LEN)?, {
             let mut object = lunasa.object().meta(META).user(vec![0u8; LEN])?;
@@ -153,6 +153,11 @@ fn sealed_forgeries(world: &SimpleCommunicator, lunasa: &Lunasa, object: &Ldo) -
         ];
         for (what, bytes) in forgeries {
             let Ok(forged) = RemoteHandle::from_bytes(&bytes) else { continue };
+            // To a device the key is the region: there is nobody who would look at slot and generation.
+            if what.contains("region") && lunasa.peers()[peer].route == "verbs" {
+                still_good(lunasa, &forged)?;
+                continue;
+            }
             for result in every_use(lunasa, &forged) {
                 assert!(matches!(result, Err(Error::Handle(_))), "{what}: {result:?}");
             }

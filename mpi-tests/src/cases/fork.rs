@@ -7,7 +7,7 @@ use mpi::traits::*;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         let samples: Vec<Sample> = (0..3).map(|n| Sample::of(seed, lunasa.rank() as usize, n)).collect();
         let user = lunasa.object().user(samples[2].data.clone())?;

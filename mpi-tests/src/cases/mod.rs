@@ -16,6 +16,7 @@ pub mod instances;
 pub mod numa;
 pub mod pins;
 pub mod pools;
+pub mod rdma;
 pub mod requests;
 pub mod routes;
 pub mod stale;

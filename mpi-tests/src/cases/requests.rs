@@ -11,7 +11,7 @@ const LEN: usize = 120_000;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         many_requests_end_with_their_own_objects(world, &lunasa, seed)?;
         parts_put_by_requests_arrive(world, &lunasa, seed)?;

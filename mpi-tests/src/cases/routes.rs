@@ -13,7 +13,7 @@ const SLOT: usize = 150_000;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         objects_are_fetched_unharmed(world, &lunasa, seed)?;
         parts_are_put_where_they_belong(world, &lunasa, seed)?;
@@ -89,7 +89,7 @@ fn parts_are_put_where_they_belong(world: &SimpleCommunicator, lunasa: &Lunasa, 
 }
 
 fn bytes_are_counted_by_the_route_that_moved_them(world: &SimpleCommunicator, lunasa: &Lunasa) -> Result<(), Error> {
-    let names = ["self", "shm", "mpi"];
+    let names = ["self", "shm", "verbs", "mpi"];
     let before: Vec<(u64, u64)> = names.iter().map(|route| traffic(lunasa, route)).collect();
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
     let object = lunasa.object().data(100_000)?;

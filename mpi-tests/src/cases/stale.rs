@@ -7,8 +7,8 @@ use mpi::topology::SimpleCommunicator;
 /// A use of a handle, which may be refused.
 type Operation<'a> = &'a mut dyn FnMut(&RemoteHandle) -> Result<(), Error>;
 
-pub fn run(world: &SimpleCommunicator, _: &[String]) -> Outcome {
-    for routes in ROUTES {
+pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
+    for routes in &choices(arguments) {
         for lazy in ["malloc", "tcmalloc"] {
             let lunasa = Lunasa::start(world, config(routes)?.set("lunasa.lazy_memory_manager", lazy)?)?;
             let good = lunasa.object().zeroed().data(30_000)?;

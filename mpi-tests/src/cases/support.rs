@@ -9,11 +9,19 @@ use rand::{Rng, RngExt, SeedableRng};
 /// What a case gives back.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// Every choice of routes that reaches all peers.
+/// Every choice of routes that reaches all peers of one host, without a device.
 pub const ROUTES: [&[&str]; 3] = [&["self", "shm", "mpi"], &["self", "mpi"], &["mpi"]];
 
 /// Bytes of the largest message in the tests: small, so that objects of moderate size travel in many pieces.
 const PIECE: &str = "64 KiB";
+
+/// The choices of routes that a case goes through: that of its argument `routes=FIRST,SECOND..` if it has one.
+pub fn choices(arguments: &[String]) -> Vec<Vec<&str>> {
+    match arguments.iter().find_map(|argument| argument.strip_prefix("routes=")) {
+        Some(routes) => vec![routes.split(',').collect()],
+        None => ROUTES.map(<[&str]>::to_vec).to_vec(),
+    }
+}
 
 /// The configuration of the tests: no endpoint, small first blocks so that pools have to grow, many pieces.
 pub fn config(routes: &[&str]) -> Result<Config, Error> {
@@ -48,15 +56,15 @@ pub fn finish(lunasa: Lunasa) -> Result<(), Error> {
     Ok(())
 }
 
-/// The case's seed: its first argument, or a random one; the same on every rank, and printed so that it can be given.
+/// The case's seed: its argument `seed=N`, or a random one; the same on every rank, and printed so that it can be given.
 pub fn seed(world: &SimpleCommunicator, arguments: &[String]) -> Result<u64, Box<dyn std::error::Error>> {
-    let mut seed = match arguments.first() {
+    let mut seed = match arguments.iter().find_map(|argument| argument.strip_prefix("seed=")) {
         Some(given) => given.parse()?,
         None => rand::random(),
     };
     world.process_at_rank(0).broadcast_into(&mut seed);
     if world.rank() == 0 {
-        println!("seed {seed}");
+        println!("seed={seed}");
     }
     Ok(seed)
 }

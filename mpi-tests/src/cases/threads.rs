@@ -15,7 +15,7 @@ const SLOT: usize = 20_000;
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         all_at_once(world, &lunasa, seed)?;
         finish(lunasa)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seed = seed(world, arguments)?;
-    for routes in ROUTES {
+    for routes in &choices(arguments) {
         let lunasa = start(world, routes)?;
         for shape in [Shape::DataOnly, Shape::WithMeta] {
             both_parts_are_served(world, &lunasa, seed, shape)?;

@@ -5,19 +5,22 @@
 //! well, and ours keeps out of its way. Otherwise requests are served inside Lunasa's own calls and by `Lunasa::progress`.
 
 mod client;
+mod notes;
 mod server;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use client::Exchange;
 pub(crate) use client::Operation;
+use notes::Notes;
 use server::Server;
-pub use wire::read_messages;
+pub(super) use wire::read_messages;
 
+use super::verbs::VerbsRoute;
 use super::{Direction, Local, Traffic};
 use crate::comm::Comm;
 use crate::error::{Error, Result};
@@ -40,6 +43,9 @@ pub(crate) struct MpiRoute {
     waiting: AtomicU32,
     thread: Mutex<Option<JoinHandle<()>>>,
     stop: AtomicBool,
+    /// What other rooms say to peers; and the route that takes peers' notes, and is moved on by this one's progress.
+    notes: Notes,
+    listener: OnceLock<Weak<VerbsRoute>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +63,22 @@ impl std::fmt::Debug for Exchange {
 impl MpiRoute {
     pub(crate) fn new(comm: Comm, regions: Arc<Regions>, piece: usize, window: usize) -> Arc<Self> {
         let (traffic, server, active, slots, waiting) = Default::default();
-        let (thread, stop) = (Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { comm, regions, piece, window, traffic, server, active, slots, waiting, thread, stop })
+        let (thread, stop, notes, listener) = Default::default();
+        Arc::new(Self {
+            comm,
+            regions,
+            piece,
+            window,
+            traffic,
+            server,
+            active,
+            slots,
+            waiting,
+            thread,
+            stop,
+            notes,
+            listener,
+        })
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {
@@ -111,24 +131,26 @@ impl MpiRoute {
     }
 
     /// Says that a thread of the program waits, as long as the value lives.
-    fn waiting(&self) -> Waiting<'_> {
+    pub(super) fn waiting(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
     }
 
     /// Serves peers and moves on this rank's own requests, without waiting; whether anything happened.
     pub(crate) fn progress(&self) -> bool {
+        let mut busy = self.listener().is_some_and(|verbs| verbs.progress());
         if !self.comm.may_call() {
-            return false;
+            return busy;
         }
-        let mut busy = match self.server.try_lock() {
+        busy |= match self.server.try_lock() {
             Ok(mut server) => server.step(self).unwrap_or_else(|error| {
                 tracing::error!("serving peers: {error}");
                 false
             }),
-            Err(TryLockError::WouldBlock) => return false,
-            Err(TryLockError::Poisoned(_)) => return false,
+            Err(TryLockError::WouldBlock) => return busy,
+            Err(TryLockError::Poisoned(_)) => return busy,
         };
+        self.send_notes();
         if let Ok(mut active) = self.active.try_lock() {
             active.retain(|exchange| match exchange.try_lock() {
                 Ok(mut exchange) => {
@@ -140,6 +162,31 @@ impl MpiRoute {
             });
         }
         busy
+    }
+
+    /// From now on peers' notes are given to that route, and it is moved on with this one.
+    pub(super) fn listen(&self, route: Weak<VerbsRoute>) {
+        // The first stays; there is one.
+        let _ = self.listener.set(route);
+    }
+
+    fn listener(&self) -> Option<Arc<VerbsRoute>> {
+        self.listener.get().and_then(Weak::upgrade)
+    }
+
+    /// Puts down a note for a peer, without a call of MPI's. Those to one peer arrive in this order.
+    pub(super) fn note(&self, to: u32, note: Vec<u8>) {
+        self.notes.put(to, note);
+    }
+
+    /// Sends what was put down, if this thread may.
+    pub(super) fn send_notes(&self) {
+        if !self.notes.is_empty()
+            && self.comm.may_call()
+            && let Err(error) = self.notes.send(&self.comm)
+        {
+            tracing::error!("telling a peer how to connect: {error}");
+        }
     }
 
     /// # Safety
@@ -187,7 +234,7 @@ impl MpiRoute {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
     }
 
-    /// Ends the route: own requests first, then everybody's, then the thread. Collective.
+    /// Ends the route: own requests first, those of the listener's too, then everybody's, then the thread. Collective.
     pub(crate) fn finish(&self) -> Result<()> {
         let _waiting = self.waiting();
         let mut backoff = Backoff::default();
@@ -197,7 +244,10 @@ impl MpiRoute {
             }
             Ok(())
         };
-        serve_until(&mut || Ok(self.active.lock().unwrap_or_else(PoisonError::into_inner).is_empty()))?;
+        serve_until(&mut || {
+            let requests = self.active.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            Ok(requests && self.listener().is_none_or(|verbs| verbs.is_idle()) && self.notes.is_empty())
+        })?;
         let mut everybody = self.comm.barrier_start()?;
         serve_until(&mut || Ok(everybody.test()?.is_some()))?;
         serve_until(&mut || Ok(self.server.lock().unwrap_or_else(PoisonError::into_inner).is_idle()))?;
@@ -220,7 +270,7 @@ impl MpiRoute {
     }
 }
 
-struct Waiting<'a>(&'a AtomicU32);
+pub(super) struct Waiting<'a>(&'a AtomicU32);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {

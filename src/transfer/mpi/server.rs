@@ -50,6 +50,7 @@ impl Server {
             busy = true;
             match Ask::read(&message) {
                 Some((ask, data)) => self.serving.push(Serve::begin(route, envelope.source, &ask, data)?),
+                None if route.listener().is_some_and(|verbs| verbs.take_note(envelope.source, &message)) => {}
                 None => tracing::error!(
                     "rank {} sent {} bytes that are no request; ignored",
                     envelope.source,

@@ -108,7 +108,7 @@ pub(super) fn failure(error: &Error) -> Vec<u8> {
 }
 
 /// Reads bytes as each of the messages.
-pub fn read_messages(bytes: &[u8]) {
+pub(in crate::transfer) fn read_messages(bytes: &[u8]) {
     let _ = Ask::read(bytes);
     let _ = read_reply(0, bytes);
 }
