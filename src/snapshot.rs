@@ -3,9 +3,16 @@
 //! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
 //! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
 
+mod live;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use live::{
+    BlockMap, MachineInfo, NodeInfo, ObjectDump, ObjectKey, ObjectPage, ObjectQuery, PeerTraffic, RankBrief, Sample,
+    TypeTotal,
+};
 
 /// Version of the JSON that a [`Snapshot`] serializes to.
 pub const SCHEMA: u32 = 1;
@@ -27,6 +34,9 @@ pub struct Snapshot {
     pub registrations: RegistrationInfo,
     /// Bytes and operations by route.
     pub traffic: Vec<TrafficInfo>,
+    /// The machine, and this rank's place in it.
+    #[serde(default)]
+    pub machine: MachineInfo,
 }
 
 /// Who and where a rank is.

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Directory,
     /// The name of a device, or nothing.
     Device,
+    /// A list of names, which may be empty.
+    Names,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
             Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
+            Self::Names => "a list of names, or []".to_owned(),
         }
     }
 
@@ -79,6 +82,11 @@ impl Kind {
                 within(range, *number)?;
             }
             (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device, Value::String(_)) => {}
+            (Self::Names, Value::Array(list)) => {
+                if let Some(other) = list.iter().find(|item| item.as_str().is_none_or(str::is_empty)) {
+                    return Err(format!("{other} in it is no name"));
+                }
+            }
             (Self::Address, Value::String(text)) => {
                 let address =
                     text.parse::<IpAddr>().map_err(|_| "it is no IP address (host names are not looked up)")?;

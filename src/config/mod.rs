@@ -19,7 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind};
+pub use choices::{AccessKind, HugePages, ListenKind, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind};
 pub use keys::{KeySpec, Settings, keys, reference};
 
 use crate::{

@@ -17,6 +17,7 @@ use client::Exchange;
 pub(crate) use client::Operation;
 use server::Server;
 
+use super::peers::Peers;
 use super::{Direction, Local, Traffic};
 use crate::comm::Comm;
 use crate::error::{Error, Result};
@@ -31,6 +32,7 @@ pub(crate) struct MpiRoute {
     piece: usize,
     window: usize,
     traffic: Traffic,
+    peers: Arc<Peers>,
     server: Mutex<Server>,
     /// Requests of this rank that are under way.
     active: Mutex<Vec<Arc<Mutex<Exchange>>>>,
@@ -57,7 +59,13 @@ impl MpiRoute {
     pub(crate) fn new(comm: Comm, regions: Arc<Regions>, piece: usize, window: usize) -> Arc<Self> {
         let (traffic, server, active, slots, waiting) = Default::default();
         let (thread, stop) = (Mutex::new(None), AtomicBool::new(false));
-        Arc::new(Self { comm, regions, piece, window, traffic, server, active, slots, waiting, thread, stop })
+        let peers = Arc::new(Peers::new(comm.size()));
+        Arc::new(Self { comm, regions, piece, window, traffic, peers, server, active, slots, waiting, thread, stop })
+    }
+
+    /// What passed between this rank and each peer, by this route and by others.
+    pub(super) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {
