@@ -1,7 +1,7 @@
 //! A busy job whose pages are looked at: objects come and go, faces are read from neighbours, hooks answer.
 //!
-//! `pages SECONDS [OBJECTS]`: rank 0 keeps so many small objects besides. Rank 0 prints where its pages are in a line
-//! `pages URL`. The job ends after that time, or when somebody posts to `/hooks/end` of rank 0.
+//! `pages SECONDS OBJECTS FILE`: rank 0 keeps so many small objects besides, and writes where its pages are into the file, in
+//! one line. The job ends after that time, or when somebody posts to `/hooks/end` of rank 0.
 
 use super::support::*;
 use lunasa::status::{HookOptions, HookPage, HookReply};
@@ -27,7 +27,8 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
         for i in 0..objects {
             small.push(lunasa.object().type_id("small").data(16 + i % 256)?);
         }
-        println!("pages {}", lunasa.url());
+        let file = arguments.get(2).ok_or("a file for the address of the pages is missing")?;
+        std::fs::write(file, format!("{}\n", lunasa.url()))?;
     }
     let mut face = lunasa.object().type_id("face").meta(16).zeroed().data_of::<f64>(4096)?;
     face.data_mut::<f64>()?.iter_mut().zip(0u32..).for_each(|(cell, i)| *cell = f64::from(i).sin());
