@@ -39,9 +39,18 @@ fn can() -> bool {
 
 /// A job whose pages are open: the address of those of rank 0, with and without the token.
 struct Pages {
-    job: JoinHandle<Outcome>,
+    job: Option<JoinHandle<Outcome>>,
+    /// The job ends when it is gone.
+    file: PathBuf,
     entry: String,
     base: String,
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.file);
+        let _ = self.job.take().map(JoinHandle::join);
+    }
 }
 
 impl Pages {
@@ -60,16 +69,16 @@ impl Pages {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        std::fs::remove_file(&file).expect("the file was there");
         let base = entry.split("/?").next().expect("an address").to_owned();
-        Self { job, entry, base }
+        Self { job: Some(job), file, entry, base }
     }
 
     /// Ends it by its own form.
-    fn end(self, browser: &mut Browser) {
+    fn end(mut self, browser: &mut Browser) {
         browser.open(&format!("{}/hooks/end", self.base));
         browser.value("document.querySelector('main form button').click()");
-        let outcome = self.job.join().expect("a job is run").expect_ok();
+        let job = self.job.take().expect("it has not ended");
+        let outcome = job.join().expect("a job is run").expect_ok();
         assert!(outcome.stdout.contains("ok pages ranks=4"), "{}", outcome.report());
         assert!(outcome.elapsed < Duration::from_secs(110), "the form did not end the job: {:?}", outcome.elapsed);
     }
