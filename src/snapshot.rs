@@ -3,11 +3,17 @@
 //! The web pages, the JSON, the command line and `Debug` output all render one [`Snapshot`]: what is shown has one source.
 //! The JSON schema carries [`SCHEMA`]; a field that changes its meaning raises it.
 
+mod live;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::sizes::bytes;
+pub use live::{
+    BlockMap, MachineInfo, NodeInfo, ObjectDump, ObjectKey, ObjectPage, ObjectQuery, PeerTraffic, RankBrief, Sample,
+    TypeTotal,
+};
 
 /// Version of the JSON that a [`Snapshot`] serializes to.
 pub const SCHEMA: u32 = 1;
@@ -32,6 +38,9 @@ pub struct Snapshot {
     /// Writes into freed memory that were found; only with `lunasa.debug.poison`.
     #[serde(default)]
     pub late_writes: LateWrites,
+    /// The machine, and this rank's place in it.
+    #[serde(default)]
+    pub machine: MachineInfo,
 }
 
 /// Who and where a rank is.

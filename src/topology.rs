@@ -13,6 +13,7 @@ use std::fs;
 use hwloc2::{Bitmap, CpuBindFlags};
 
 use crate::error::{Error, Result, os_error};
+use crate::snapshot::{MachineInfo, NodeInfo};
 pub use cpu_list::CpuList;
 pub(crate) use current::current_cpu;
 pub use host::Host;
@@ -154,6 +155,23 @@ impl Topology {
     pub fn memory_near(&self, node: u32) -> Option<u32> {
         self.nodes.iter().find(|known| known.id == node)?;
         nearest(node, &self.memory_nodes(), &distances)
+    }
+
+    /// The machine as it is shown, with what is free now.
+    pub(crate) fn picture(&self) -> MachineInfo {
+        let node = |node: &NumaNode| NodeInfo {
+            node: node.id,
+            cpus: node.cpus.iter().collect(),
+            own_cpus: node.cpus.iter().filter(|cpu| self.cpus.contains(*cpu)).collect(),
+            memory_bytes: node.memory_bytes,
+            free_bytes: NodeMemory::read(node.id).map_or(node.free_bytes, |now| now.available),
+        };
+        MachineInfo { nodes: self.nodes.iter().map(node).collect(), bound: self.bound }
+    }
+
+    /// The cpus of the machine that are not this process's.
+    pub(crate) fn others_cpus(&self) -> Vec<u32> {
+        self.nodes.iter().flat_map(|node| node.cpus.iter()).filter(|cpu| !self.cpus.contains(*cpu)).collect()
     }
 
     /// The cpus of `node`, whether or not this process may run on them; `None` when there is no such node.

@@ -59,6 +59,9 @@ const DEVICE: &[(&str, Case)] = &[
     ("verbs_start", cases::verbs::start),
 ];
 
+/// The case whose pages a browser opens: the test of `browser` starts it.
+const PAGES: &[(&str, Case)] = &[("pages", cases::pages::run)];
+
 /// The case for which MPI is initialised without `MPI_THREAD_MULTIPLE`.
 const FUNNELED: &str = "funneled";
 
@@ -71,10 +74,11 @@ fn main() -> ExitCode {
     match name {
         "--list" => CASES.iter().for_each(|(name, _)| println!("{name}")),
         "--library" => println!("{}", mpi::environment::library_version().unwrap_or_default()),
-        _ => match CASES.iter().chain(ENDINGS).chain(DEVICE).find(|(known, _)| *known == name) {
+        _ => match CASES.iter().chain(ENDINGS).chain(DEVICE).chain(PAGES).find(|(known, _)| *known == name) {
             Some((_, case)) => run(name, *case, rest),
             None => {
-                let names: Vec<&str> = CASES.iter().chain(ENDINGS).chain(DEVICE).map(|(name, _)| *name).collect();
+                let names: Vec<&str> =
+                    CASES.iter().chain(ENDINGS).chain(DEVICE).chain(PAGES).map(|(name, _)| *name).collect();
                 eprintln!(
                     "lunasa-mpi-tests: no case {name:?}; usage: lunasa-mpi-tests CASE [ARGS] | --list | --library"
                 );

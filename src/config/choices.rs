@@ -100,6 +100,14 @@ choices! {
         Require = "require",
     }
 
+    /// What the endpoint listens on.
+    ListenKind {
+        /// A port.
+        Port = "port",
+        /// A socket in the file system that only its user may connect to.
+        Socket = "socket",
+    }
+
     /// Who may ask the endpoint.
     AccessKind {
         /// Whoever presents the job's token.

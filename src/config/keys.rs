@@ -8,7 +8,9 @@ use std::{net::IpAddr, path::PathBuf, sync::LazyLock, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused},
+    choices::{
+        AccessKind, HugePages, ListenKind, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused,
+    },
     kind::Kind,
     pin_budget::PinBudget,
     units::{self, GIB, KIB, MIB, TIB},
@@ -96,6 +98,12 @@ pub struct Settings {
     pub status_port_range: u16,
     /// The address the endpoint binds to.
     pub status_bind: IpAddr,
+    /// The interfaces whose address is taken instead, the preferred one first.
+    pub status_interfaces: Vec<String>,
+    /// Whether the endpoint listens on a port or on a socket in the file system.
+    pub status_listen: ListenKind,
+    /// Requests that the endpoint answers in a second, at most; 0 is without limit.
+    pub status_rate: u32,
     /// Who may ask the endpoint.
     pub status_access: AccessKind,
     /// Where the job's token file lies; none is `XDG_RUNTIME_DIR`, else `/tmp`.
@@ -330,6 +338,24 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             r#""127.0.0.1""#,
             Address,
             "The address the endpoint binds to; \"0.0.0.0\" lets other hosts reach it.",
+        ),
+        key(
+            "lunasa.status.interfaces",
+            "[]",
+            Kind::Names,
+            "Interfaces whose address the endpoint binds to instead, the preferred one first; the first that is there is taken.",
+        ),
+        key(
+            "lunasa.status.listen",
+            r#""port""#,
+            Choice(ListenKind::NAMES),
+            "What the endpoint listens on: a port, or a socket in the user's own directory, beside the token file.",
+        ),
+        key(
+            "lunasa.status.rate",
+            "1000",
+            Integer(0..=1_000_000),
+            "Requests that the endpoint answers in a second, at most; 0: without limit.",
         ),
         key(
             "lunasa.status.access",

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     File,
     /// A pin budget.
     Budget,
+    /// A list of names, which may be empty.
+    Names,
 }
 
 impl Kind {
@@ -63,6 +65,7 @@ impl Kind {
             Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
             Self::File => "the path of a file, or \"\"".to_owned(),
             Self::Budget => PinBudget::allowed(),
+            Self::Names => "a list of names, or []".to_owned(),
         }
     }
 
@@ -91,6 +94,11 @@ impl Kind {
                 within(range, *number)?;
             }
             (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device | Self::File, Value::String(_)) => {}
+            (Self::Names, Value::Array(list)) => {
+                if let Some(other) = list.iter().find(|item| item.as_str().is_none_or(str::is_empty)) {
+                    return Err(format!("{other} in it is no name"));
+                }
+            }
             (Self::Address, Value::String(text)) => {
                 let address =
                     text.parse::<IpAddr>().map_err(|_| "it is no IP address (host names are not looked up)")?;

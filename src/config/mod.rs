@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
-    AccessKind, HugePages, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused,
+    AccessKind, HugePages, ListenKind, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, RouteKind, WhenRefused,
 };
 pub use keys::{KeySpec, Settings, keys, reference};
 pub use pin_budget::PinBudget;

@@ -71,6 +71,9 @@ fn defaults_are_those_of_the_design() {
         status_port: 1990,
         status_port_range: 1000,
         status_bind: Ipv4Addr::LOCALHOST.into(),
+        status_interfaces: Vec::new(),
+        status_listen: ListenKind::Port,
+        status_rate: 1000,
         status_access: AccessKind::Token,
         status_directory: None,
     };

@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::node_id::NodeId;
-use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section, UserMemory, UserRegion};
+use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section, TypeId, UserMemory, UserRegion};
 use crate::pool::Registration;
 use crate::registrar::Registrar;
-use crate::snapshot::{ObjectInfo, PeerInfo, Snapshot};
-use crate::status::{Endpoint, Hooks, Source, TokenFile};
+use crate::snapshot::{ObjectDump, ObjectInfo, PeerInfo, Snapshot};
+use crate::status::{Endpoint, HookReply, Hooks, Source, TokenFile};
 use crate::transfer::{Direction, Local, Request, View};
 
 pub(crate) use start::choose_registrar;
@@ -139,11 +139,12 @@ impl Lunasa {
         self.watch().directory.bytes()
     }
 
-    /// Address of this rank's first page, with the token that opens it; empty when the endpoint is off.
+    /// Address of this rank's first page, with the token that opens it; `unix:PATH` when it is a socket; empty when the
+    /// endpoint is off.
     pub fn url(&self) -> String {
-        let url = self.node(self.rank()).map_or_else(String::new, |node| node.url());
+        let url = self.watch().url();
         match &self.parts.token {
-            Some(token) if !url.is_empty() => format!("{url}?token={token}"),
+            Some(token) if url.starts_with("http") => format!("{url}?token={token}"),
             _ => url,
         }
     }
@@ -151,6 +152,23 @@ impl Lunasa {
     /// The program's own pages: `hooks().register("name", …)` answers at `/hooks/name`.
     pub fn hooks(&self) -> &Hooks {
         &self.parts.hooks
+    }
+
+    /// Answers the hooks that are to run on the program's own thread (see [`HookOptions::by_program`]); how many. To be called
+    /// now and then, such as once in each step: it costs one load when nobody asks.
+    ///
+    /// [`HookOptions::by_program`]: crate::status::HookOptions::by_program
+    pub fn poll_hooks(&self) -> usize {
+        self.parts.hooks.poll()
+    }
+
+    /// Shows what is in objects of this type on their page by `dump`, instead of as bytes; see [`Hooks::register_dump`].
+    pub fn register_dump(
+        &self,
+        type_id: impl Into<TypeId>,
+        dump: impl Fn(&ObjectDump) -> HookReply + Send + Sync + 'static,
+    ) {
+        self.parts.hooks.register_dump(type_id.into().0, dump);
     }
 
     /// Describes a new object; see [`ObjectBuilder`].
@@ -318,7 +336,7 @@ impl Lunasa {
 
     /// At most `limit` live objects of a pool, by its name; of all eager or lazy ones with `eager` or `lazy`.
     pub fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
-        self.watch().objects(pool, limit)
+        self.watch().list(pool, limit)
     }
 
     /// Makes sure that objects of `bytes` in all can be allocated eagerly without mapping or registering anything more,

@@ -1,6 +1,7 @@
 //! How an instance comes to be.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use super::{Lunasa, Parts, panics};
 use crate::bootstrap::{self, Directory, Entry};
 use crate::comm::{self, Comm};
 use crate::config::{
-    AccessKind, Config, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind, Settings,
-    WhenRefused,
+    AccessKind, Config, ListenKind, ManagerKind, NumaPolicy, ProgressKind, RegistrarKind, Resolved, RouteKind,
+    Settings, WhenRefused,
 };
 use crate::error::{Error, Result};
 use crate::manager::{BlockSource, Manager, Tcmalloc, tcmalloc};
@@ -34,11 +35,14 @@ use crate::verbs::{self, Patience};
 struct Run {
     id: u64,
     token: String,
+    /// What the endpoints show each other: whoever comes to the port of a rank that died learns no more from it than how
+    /// busy the others are.
+    between: String,
 }
 
 impl Run {
     fn new() -> Self {
-        Self { id: rand::random(), token: status::new_token() }
+        Self { id: rand::random(), token: status::new_token(), between: status::new_token() }
     }
 }
 
@@ -49,6 +53,7 @@ struct Prepared {
     cost: Option<RegistrationCost>,
     pools: Pools,
     endpoint: Option<Endpoint>,
+    socket: Option<PathBuf>,
     hooks: Hooks,
     entry: Entry,
     recorder: Option<Arc<Recorder>>,
@@ -92,20 +97,46 @@ fn prepare(
     };
     let pools = make_pools(&source, settings, &aids)?;
     let hooks = Hooks::new();
-    let endpoint = if settings.status_enabled {
-        let access = match settings.status_access {
-            AccessKind::Token => Access::Token(run.token.clone()),
-            AccessKind::Open => Access::Open,
-        };
-        let (bind, port, port_range) = (settings.status_bind, settings.status_port, settings.status_port_range);
-        Some(Endpoint::start(EndpointOptions { bind, port, port_range, access }, hooks.clone())?)
-    } else {
-        None
-    };
-    let node = NodeId::new(rank, endpoint.as_ref().map(|endpoint| reachable(endpoint.address())));
+    let options = settings.status_enabled.then(|| endpoint_options(rank, run, settings, &topology)).transpose()?;
+    let socket = options.as_ref().and_then(|options| options.socket.clone());
+    let endpoint = options.map(|options| Endpoint::start(options, hooks.clone())).transpose()?;
+    let address = endpoint.as_ref().and_then(Endpoint::address).map(reachable);
+    if rank == 0 && settings.status_access == AccessKind::Open && address.is_some_and(|at| !at.ip().is_loopback()) {
+        // Whoever started the job is to see this, whatever becomes of log messages.
+        eprintln!(
+            "lunasa: WARNING: everybody on the network may look at this job's pages (lunasa.status.access = \"open\", bound to \
+             {}); set \"token\", or bind to a loopback address",
+            settings.status_bind
+        );
+    }
+    let node = NodeId::new(rank, address);
     let first = pools.here(Registration::Eager).first_region();
     let entry = Entry::new(node, regions.fd(), first, Network::reached_by(regions.registrar()));
-    Ok(Prepared { topology, regions, cost, pools, endpoint, hooks, entry, recorder })
+    Ok(Prepared { topology, regions, cost, pools, endpoint, socket, hooks, entry, recorder })
+}
+
+fn endpoint_options(rank: u32, run: &Run, settings: &Settings, topology: &Topology) -> Result<EndpointOptions> {
+    let socket = match settings.status_listen {
+        ListenKind::Port => None,
+        ListenKind::Socket => {
+            let directory = status::user_directory(settings.status_directory.as_deref())?;
+            Some(directory.join(format!("{:016x}-{rank}.socket", run.id)))
+        }
+    };
+    Ok(EndpointOptions {
+        bind: settings.status_bind,
+        interfaces: settings.status_interfaces.clone(),
+        port: settings.status_port,
+        port_range: settings.status_port_range,
+        socket,
+        access: match settings.status_access {
+            AccessKind::Token => Access::Token(run.token.clone()),
+            AccessKind::Open => Access::Open,
+        },
+        between: run.between.clone(),
+        rate: settings.status_rate,
+        cores: topology.others_cpus(),
+    })
 }
 
 /// An eager and a lazy pool with blocks of this source, or one of each for every NUMA node with memory.
@@ -231,7 +262,7 @@ fn assemble(
     token_file: Option<TokenFile>,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
-    let Prepared { topology, regions, cost, pools, endpoint, hooks, recorder, .. } = prepared;
+    let Prepared { topology, regions, cost, pools, endpoint, socket, hooks, recorder, .. } = prepared;
     let directory = Arc::new(directory);
     let settings = &resolved.settings;
     let described = mpi.as_ref().map_or("none".to_owned(), |mpi| {
@@ -259,6 +290,7 @@ fn assemble(
         started: Instant::now(),
         mpi: described,
         recorder,
+        socket,
     });
     if let Some(endpoint) = &endpoint {
         endpoint.set_source(watch.clone());

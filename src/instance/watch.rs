@@ -1,14 +1,18 @@
 //! What the endpoint sees of an instance: everything that can be shown.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bootstrap::Directory;
 use crate::config::Resolved;
 use crate::object;
-use crate::pool::Pools;
+use crate::pool::{Pool, Pools};
 use crate::registrar::Regions;
-use crate::snapshot::{self, LateWrites, ObjectInfo, PeerInfo, RankInfo, RegistrationCost, RegistrationInfo, Snapshot};
+use crate::snapshot::{
+    self, BlockMap, LateWrites, ObjectDump, ObjectInfo, ObjectPage, ObjectQuery, PeerInfo, PeerTraffic, RankInfo,
+    RegistrationCost, RegistrationInfo, Sample, Snapshot,
+};
 use crate::status::Source;
 use crate::topology::Topology;
 use crate::trace::Recorder;
@@ -28,9 +32,30 @@ pub(super) struct Watch {
     pub started: Instant,
     pub mpi: String,
     pub recorder: Option<Arc<Recorder>>,
+    /// The endpoint's socket, when it listens on one instead of a port.
+    pub socket: Option<PathBuf>,
 }
 
 impl Watch {
+    /// Where this rank's endpoint answers; empty when it has none.
+    pub fn url(&self) -> String {
+        let by_port = || self.directory.node(self.regions.rank()).map_or_else(String::new, |node| node.url());
+        self.socket.as_ref().map_or_else(by_port, |path| format!("unix:{}", path.display()))
+    }
+
+    /// The pool of this name; all eager or lazy ones with `eager` or `lazy`.
+    fn meant<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a Arc<Pool>> {
+        self.pools.all().iter().filter(move |known| known.name() == pool || known.time.to_string() == pool)
+    }
+
+    /// At most `limit` live objects.
+    pub fn list(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
+        self.meant(pool).fold(Vec::new(), |mut objects, pool| {
+            objects.extend(object::list(pool, limit - objects.len()));
+            objects
+        })
+    }
+
     /// What was registered, what was avoided, and what that cost.
     pub fn registrations(&self) -> RegistrationInfo {
         let avoided = self.pools.all().iter().map(|pool| pool.avoided());
@@ -60,7 +85,7 @@ impl Source for Watch {
                 host: self.directory.host_name(rank).to_owned(),
                 hosts: self.directory.hosts(),
                 pid: std::process::id(),
-                url: self.directory.node(rank).map_or_else(String::new, |node| node.url()),
+                url: self.url(),
                 run: format!("{:016x}", self.regions.run()),
                 uptime_s: self.started.elapsed().as_secs_f64(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -75,6 +100,21 @@ impl Source for Watch {
             registrations: self.registrations(),
             traffic: self.transfers.traffic(),
             late_writes,
+            machine: self.topology.picture(),
+        }
+    }
+
+    fn sample(&self) -> Sample {
+        let live = self.pools.all().iter().map(|pool| pool.live_and_bytes());
+        let (live_objects, allocated_bytes) =
+            live.fold((0, 0), |sum, (objects, bytes)| (sum.0 + objects, sum.1 + bytes));
+        let moved = self.transfers.traffic().into_iter().map(|route| (route.route, route.get_bytes + route.put_bytes));
+        Sample {
+            at_s: self.started.elapsed().as_secs_f64(),
+            allocated_bytes,
+            live_objects,
+            registered_bytes: self.regions.info().bytes,
+            moved: moved.collect(),
         }
     }
 
@@ -88,12 +128,22 @@ impl Source for Watch {
         (0..self.directory.ranks()).map(peer).collect()
     }
 
-    fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
-        let meant = self.pools.all().iter().filter(|known| known.name() == pool || known.time.to_string() == pool);
-        meant.fold(Vec::new(), |mut objects, pool| {
-            objects.extend(object::list(pool, limit - objects.len()));
-            objects
-        })
+    fn talked_to(&self) -> Vec<PeerTraffic> {
+        self.transfers.talked_to()
+    }
+
+    fn objects(&self, query: &ObjectQuery) -> ObjectPage {
+        let mut selection = object::Selection::new(query);
+        self.meant(&query.pool).for_each(|pool| selection.walk(pool));
+        selection.finish()
+    }
+
+    fn object(&self, pool: &str, address: u64, offset: u64, limit: usize) -> Option<ObjectDump> {
+        self.meant(pool).find_map(|pool| object::dump(pool, address, offset, limit))
+    }
+
+    fn block_maps(&self, cells: usize) -> Vec<BlockMap> {
+        self.pools.all().iter().flat_map(|pool| object::block_maps(pool, cells)).collect()
     }
 
     fn health(&self) -> Result<(), String> {

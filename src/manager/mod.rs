@@ -97,6 +97,14 @@ impl Manager {
         }
     }
 
+    /// The parts of its blocks that are not wholly free: address and bytes. None where it has no blocks.
+    pub(crate) fn spans_in_use(&self) -> Vec<(usize, usize)> {
+        match self {
+            Self::Tcmalloc(manager) => manager.spans_in_use(),
+            Self::Malloc(_) => Vec::new(),
+        }
+    }
+
     /// Whether a piece begins here that was handed out, or lies in a cache.
     pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
         match self {

@@ -14,12 +14,12 @@ use crate::registrar::RegionId;
 use crate::snapshot::{LateWrites, ObjectInfo, RegistrationInfo};
 
 /// What a live piece shows.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Object(&'a Head, Shape),
     Damaged,
 }
 
-fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
+pub(super) fn walk(pool: &Pool, visit: &mut dyn FnMut(usize, Found<'_>) -> bool) {
     let mut suspects = Vec::new();
     let mut more = true;
     pool.walk(&mut |piece: NonNull<u8>| {
@@ -54,39 +54,54 @@ pub(crate) fn list(pool: &Pool, limit: usize) -> Vec<ObjectInfo> {
         if objects.len() == limit {
             return false;
         }
-        let allocated_at = pool.call_site(address).map(ToString::to_string);
-        objects.push(match found {
-            Found::Object(head, shape) => {
-                let own = RegionId::unpack(head.extra.load(std::sync::atomic::Ordering::Relaxed));
-                // SAFETY: the piece stays handed out meanwhile.
-                let in_block = unsafe { pool.block_region(address) }.is_some();
-                ObjectInfo {
-                    address: (address + super::HEAD + shape.meta_len as usize) as u64,
-                    kind: if head.is_user() { "user" } else { "ordinary" }.to_owned(),
-                    type_id: shape.type_id,
-                    type_name: TypeId(shape.type_id).name().map(str::to_owned),
-                    meta_bytes: u64::from(shape.meta_len),
-                    data_bytes: shape.data_len,
-                    references: head.life.references(),
-                    registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
-                    allocated_at,
-                }
-            }
-            Found::Damaged => ObjectInfo {
-                address: address as u64,
-                kind: "damaged".to_owned(),
-                type_id: 0,
-                type_name: None,
-                meta_bytes: 0,
-                data_bytes: 0,
-                references: 0,
-                registered: false,
-                allocated_at,
-            },
-        });
+        objects.push(describe(pool, address, &found));
         true
     });
     objects
+}
+
+/// What the pages say of the piece at `address`, which a walk of the pool found.
+pub(super) fn describe(pool: &Pool, address: usize, found: &Found<'_>) -> ObjectInfo {
+    let allocated_at = pool.call_site(address).map(ToString::to_string);
+    match found {
+        Found::Object(head, shape) => {
+            let own = RegionId::unpack(head.extra.load(std::sync::atomic::Ordering::Relaxed));
+            // SAFETY: the piece stays handed out meanwhile.
+            let in_block = unsafe { pool.block_region(address) }.is_some();
+            ObjectInfo {
+                address: (address + super::HEAD + shape.meta_len as usize) as u64,
+                kind: if head.is_user() { "user" } else { "ordinary" }.to_owned(),
+                type_id: shape.type_id,
+                type_name: TypeId(shape.type_id).name().map(str::to_owned),
+                meta_bytes: u64::from(shape.meta_len),
+                data_bytes: shape.data_len,
+                references: head.life.references(),
+                registered: in_block || (!head.is_user() && own.is_some_and(|id| pool.regions.get(id).is_some())),
+                allocated_at,
+            }
+        }
+        Found::Damaged => ObjectInfo {
+            address: address as u64,
+            kind: "damaged".to_owned(),
+            type_id: 0,
+            type_name: None,
+            meta_bytes: 0,
+            data_bytes: 0,
+            references: 0,
+            registered: false,
+            allocated_at,
+        },
+    }
+}
+
+/// The live objects of a pool, until `visit` says no: where each piece begins, and how many bytes of it are taken.
+pub(super) fn extents(pool: &Pool, visit: &mut dyn FnMut(usize, usize) -> bool) {
+    walk(pool, &mut |address, found| match found {
+        Found::Object(head, _) => {
+            visit(address, super::HEAD + if head.is_user() { 0 } else { head.capacity() as usize })
+        }
+        Found::Damaged => true,
+    });
 }
 
 /// Objects of one type and size, and of one call site where that was recorded, that are still alive.

@@ -51,6 +51,15 @@ impl PinnedObject {
         Ok(pinned)
     }
 
+    /// The object of this head, if it ever gave out a handle or is a user object: only such can be pinned. None when it has
+    /// ended. The head is one that a walk keeps mapped.
+    pub(super) fn of(head: &Head) -> Option<Self> {
+        let tag = head.tag();
+        let pinned = head.is_sound() && head.life.pin(tag);
+        let pinned = pinned.then(|| Self(NonNull::from(head)))?;
+        (pinned.head().tag() == tag).then_some(pinned)
+    }
+
     fn head(&self) -> &Head {
         // SAFETY: pinned.
         unsafe { self.0.as_ref() }

@@ -357,6 +357,17 @@ impl Pool {
         self.manager.walk(visit);
     }
 
+    /// As [`Manager::spans_in_use`].
+    pub(crate) fn spans_in_use(&self) -> Vec<(usize, usize)> {
+        self.manager.spans_in_use()
+    }
+
+    /// Objects alive, and the bytes that they asked for.
+    pub(crate) fn live_and_bytes(&self) -> (u64, u64) {
+        let counts = self.manager.counts();
+        (counts.live(), counts.bytes)
+    }
+
     /// Whether a piece begins here that was handed out, or lies in a cache.
     pub(crate) fn is_piece(&self, piece: NonNull<u8>) -> bool {
         self.manager.is_piece(piece)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use rand::RngExt;
@@ -37,6 +37,11 @@ impl fmt::Debug for Access {
 /// When the system has no randomness to give.
 pub fn new_token() -> String {
     format!("{:032x}", UnwrapErr(SysRng).random::<u128>())
+}
+
+/// Whether the `Authorization` header carries this.
+pub(super) fn bears(headers: &HeaderMap, wanted: &str) -> bool {
+    !wanted.is_empty() && bearer(headers).is_some_and(|shown| shown.as_bytes().ct_eq(wanted.as_bytes()).into())
 }
 
 /// What a request showed.
@@ -153,6 +158,18 @@ impl HostNames {
             && uri.authority().is_none_or(|authority| self.names_us(authority, reached))
     }
 
+    /// Whether a request was caused by a page of this endpoint, or by no page at all: browsers say in `Origin` whose script
+    /// or form it was.
+    pub(super) fn allow_origin(&self, headers: &HeaderMap, reached: IpAddr) -> bool {
+        headers.get_all(ORIGIN).into_iter().all(|origin| {
+            let origin = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+            origin.is_some_and(|origin| {
+                origin.scheme_str() == Some("http")
+                    && origin.authority().is_some_and(|authority| self.names_us(authority, reached))
+            })
+        })
+    }
+
     fn names_us(&self, authority: &Authority, reached: IpAddr) -> bool {
         let port = match authority.port() {
             Some(port) => port.as_str().parse().ok(),
@@ -228,6 +245,23 @@ mod tests {
         for bad in bad.into_iter().chain(["", "localhost", "localhost.:1990", "[::1:1990", "n7:01990x"]) {
             assert!(!allow(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_pages_of_this_endpoint_may_cause_requests() {
+        let names = HostNames::of("127.0.0.1:1990".parse().unwrap());
+        let allow = |origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            names.allow_origin(&headers, "127.0.0.1".parse().unwrap())
+        };
+        assert!(allow("http://127.0.0.1:1990") && allow("http://localhost:1990"));
+        for bad in
+            ["null", "http://evil.example", "http://127.0.0.1:1991", "https://127.0.0.1:1990", "", "127.0.0.1:1990"]
+        {
+            assert!(!allow(bad), "{bad}");
+        }
+        assert!(names.allow_origin(&HeaderMap::new(), "127.0.0.1".parse().unwrap()));
     }
 
     #[test]

@@ -31,14 +31,7 @@ impl TokenFile {
                 "no token file can be named after run {run:?}: 1 to 64 letters, digits, \"_\", \".\" or \"-\" are allowed"
             )));
         }
-        // SAFETY: geteuid takes nothing and always succeeds.
-        let uid = unsafe { libc::geteuid() };
-        let ours = base(directory).join(format!("lunasa-{uid}"));
-        make(&ours)
-            .or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
-            .map_err(|error| cannot("make the directory", &ours, &error))?;
-        check(&ours, uid)?;
-        let of_run = ours.join(run);
+        let of_run = user_directory(directory)?.join(run);
         make(&of_run).map_err(|error| cannot("make the directory", &of_run, &error))?;
         // From here on its drop tidies up.
         let file = TokenFile { path: of_run.join("token"), owner: std::process::id() };
@@ -68,6 +61,21 @@ impl Drop for TokenFile {
             tracing::warn!("the token file {} could not be removed: {error}", self.path.display());
         }
     }
+}
+
+/// `DIR/lunasa-UID`, of mode 0700, made if it is not there. DIR is as for [`TokenFile::create`].
+///
+/// # Errors
+/// When it is a symbolic link, somebody else's or open to others, or cannot be made.
+pub fn user_directory(directory: Option<&Path>) -> Result<PathBuf> {
+    // SAFETY: geteuid takes nothing and always succeeds.
+    let uid = unsafe { libc::geteuid() };
+    let ours = base(directory).join(format!("lunasa-{uid}"));
+    make(&ours)
+        .or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+        .map_err(|error| cannot("make the directory", &ours, &error))?;
+    check(&ours, uid)?;
+    Ok(ours)
 }
 
 fn base(directory: Option<&Path>) -> PathBuf {

@@ -9,6 +9,7 @@
 
 mod local;
 mod mpi;
+mod peers;
 mod request;
 mod shm;
 #[cfg(test)]
@@ -25,9 +26,10 @@ use crate::error::{Error, HandleFault, Result};
 use crate::memory;
 use crate::object::{Head, Ldo, RemoteHandle};
 use crate::registrar::Regions;
-use crate::snapshot::TrafficInfo;
+use crate::snapshot::{PeerTraffic, TrafficInfo};
 
 pub(crate) use mpi::MpiRoute;
+use peers::{Peer, Peers};
 pub(crate) use request::Operation;
 pub use request::{Request, Waited};
 use shm::Shm;
@@ -116,6 +118,7 @@ pub(crate) struct Transfers {
     mpi: Option<Arc<MpiRoute>>,
     to_self: Traffic,
     by_shm: Traffic,
+    peers: Arc<Peers>,
 }
 
 impl Transfers {
@@ -127,7 +130,8 @@ impl Transfers {
     ) -> Self {
         let shm = Shm::new(regions.run(), directory.clone());
         let (to_self, by_shm) = Default::default();
-        Self { rank: regions.rank(), routes, regions, directory, shm, verbs, mpi, to_self, by_shm }
+        let peers = mpi.as_ref().map_or_else(|| Arc::new(Peers::new(directory.ranks())), |mpi| mpi.peers().clone());
+        Self { rank: regions.rank(), routes, regions, directory, shm, verbs, mpi, to_self, by_shm, peers }
     }
 
     fn reaches(&self, route: RouteKind, peer: u32) -> bool {
@@ -160,6 +164,33 @@ impl Transfers {
             RouteKind::Mpi => self.mpi.as_ref().map(|mpi| mpi.traffic().info(route)),
         };
         self.routes.iter().filter_map(counts).collect()
+    }
+
+    /// What passed between this rank and each that it talked to.
+    pub(crate) fn talked_to(&self) -> Vec<PeerTraffic> {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let info = |(rank, peer): (u32, &Peer)| {
+            let route = self.route_to(rank);
+            let state = match route {
+                Some(RouteKind::SelfRank) => "own memory",
+                Some(RouteKind::Shm) if self.shm.is_open(rank) => "mapped",
+                Some(RouteKind::Mpi) => "messages",
+                _ => "not opened",
+            };
+            PeerTraffic {
+                rank,
+                host: self.directory.host_name(rank).to_owned(),
+                route: route.map_or_else(|| "none".to_owned(), |route| route.to_string()),
+                state: state.to_owned(),
+                get_bytes: get(&peer.get_bytes),
+                gets: get(&peer.gets),
+                put_bytes: get(&peer.put_bytes),
+                puts: get(&peer.puts),
+                errors: get(&peer.errors),
+                latency: peer.latency(),
+            }
+        };
+        self.peers.talked_to().map(info).collect()
     }
 
     /// What can be said of a handle without asking its owner.
@@ -216,6 +247,8 @@ impl Transfers {
             handle.check_put(offset, local.len as u64)?;
         }
         let peer = handle.rank();
+        let counts = self.peers.of(peer);
+        let began = counts.and_then(Peer::begin);
         let mut tried = Vec::new();
         for &route in self.routes.iter().filter(|&&route| self.reaches(route, peer)) {
             let (done, traffic) = match route {
@@ -248,11 +281,13 @@ impl Transfers {
             match done {
                 Ok(Outcome::Done) => {
                     traffic.count(direction, local.len);
+                    counts.inspect(|counts| counts.count(direction, local.len, began));
                     return Ok(None);
                 }
                 Ok(Outcome::Unreachable(why)) => tried.push(format!("{route}: {why}")),
                 Err(error) => {
                     traffic.count_error();
+                    counts.inspect(|counts| counts.count_error());
                     return Err(error);
                 }
             }

@@ -71,6 +71,12 @@ impl Shm {
         Self { run, directory, peers }
     }
 
+    /// Whether a peer's table is mapped.
+    pub(super) fn is_open(&self, rank: u32) -> bool {
+        let peer = self.directory.entry(rank).and_then(|entry| self.peers.get(entry.place as usize)?.get());
+        peer.is_some_and(Result::is_ok)
+    }
+
     fn peer(&self, rank: u32) -> Result<&Arc<Peer>> {
         let unknown = || Error::Transfer { peer: rank, reason: "it is not on this host".to_owned() };
         let entry = self.directory.entry(rank).ok_or_else(unknown)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 #[test]
 fn stop_closes_the_port_and_lets_go_of_the_source() {
     let endpoint = Endpoint::start(options(Access::Open), Hooks::new()).unwrap();
-    let (source, address) = (Fake::with_objects(1), endpoint.address());
+    let (source, address) = (Fake::with_objects(1), at(&endpoint));
     endpoint.set_source(source.clone());
     assert_eq!(ask(address, "GET", "/", &[("Host", &address.to_string())]).status, 200);
     endpoint.stop();
@@ -19,7 +19,7 @@ fn stop_closes_the_port_and_lets_go_of_the_source() {
 #[test]
 fn dropping_it_stops_it() {
     let endpoint = endpoint(&Hooks::new());
-    let address = endpoint.address();
+    let address = at(&endpoint);
     drop(endpoint);
     assert!(TcpStream::connect(address).is_err());
 }
@@ -27,7 +27,7 @@ fn dropping_it_stops_it() {
 #[test]
 fn connections_that_hang_on_do_not_delay_the_stop() {
     let endpoint = endpoint(&Hooks::new());
-    let address = endpoint.address();
+    let address = at(&endpoint);
     let _silent = TcpStream::connect(address).unwrap();
     let mut half = TcpStream::connect(address).unwrap();
     half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
@@ -51,7 +51,7 @@ fn an_answer_under_way_is_finished_before_the_stop() {
         })
         .unwrap();
     let endpoint = endpoint(&hooks);
-    let address = endpoint.address();
+    let address = at(&endpoint);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
             let bearer = format!("Bearer {TOKEN}");
@@ -78,8 +78,8 @@ fn a_hook_that_never_returns_does_not_hold_the_stop_for_ever() {
     let endpoint = endpoint(&hooks);
     let source = Fake::with_objects(1);
     endpoint.set_source(source.clone());
-    let mut asking = TcpStream::connect(endpoint.address()).unwrap();
-    let host = endpoint.address();
+    let mut asking = TcpStream::connect(at(&endpoint)).unwrap();
+    let host = at(&endpoint);
     let request = format!("GET /hooks/stuck HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
     asking.write_all(request.as_bytes()).unwrap();
     has_entered.recv().unwrap();
@@ -100,7 +100,19 @@ impl Source for Owning {
     fn peers(&self) -> Vec<PeerInfo> {
         Vec::new()
     }
-    fn objects(&self, _: &str, _: usize) -> Vec<ObjectInfo> {
+    fn sample(&self) -> Sample {
+        Sample::default()
+    }
+    fn talked_to(&self) -> Vec<PeerTraffic> {
+        Vec::new()
+    }
+    fn objects(&self, _: &ObjectQuery) -> ObjectPage {
+        ObjectPage::default()
+    }
+    fn object(&self, _: &str, _: u64, _: u64, _: usize) -> Option<ObjectDump> {
+        None
+    }
+    fn block_maps(&self, _: usize) -> Vec<BlockMap> {
         Vec::new()
     }
     fn health(&self) -> Result<(), String> {
@@ -111,7 +123,7 @@ impl Source for Owning {
 #[test]
 fn an_endpoint_that_is_dropped_on_its_own_thread_ends_without_a_deadlock() {
     let endpoint = Endpoint::start(options(Access::Open), Hooks::new()).unwrap();
-    let address = endpoint.address();
+    let address = at(&endpoint);
     let source = Arc::new(Owning(Mutex::new(None)));
     endpoint.set_source(source.clone());
     *source.0.lock().unwrap() = Some(endpoint);

@@ -2,13 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod events;
 mod hooks;
+mod job;
 mod lifetime;
 mod limits;
+mod objects;
 mod pages;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,15 +21,64 @@ use lunasa::status::{Access, Endpoint, EndpointOptions, Hooks, Source};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+/// Held by tests that look at the memory of this process, and by those that take much of it.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+fn alone_with_memory() -> std::sync::MutexGuard<'static, ()> {
+    MEMORY.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Every page.
+const PATHS: [&str; 9] = [
+    "/",
+    "/lunasa",
+    "/lunasa/blocks",
+    "/lunasa/eager",
+    "/lunasa/lazy",
+    "/lunasa/eager/0x7f1234001000",
+    "/peers",
+    "/job",
+    "/hooks",
+];
+
 /// A rank that shows what it is told.
 struct Fake {
     objects: usize,
     health: Mutex<Result<(), String>>,
+    /// How many samples were taken.
+    samples: AtomicUsize,
+    /// What objects were asked for last.
+    asked: Mutex<Option<ObjectQuery>>,
 }
 
 impl Fake {
     fn with_objects(objects: usize) -> Arc<Self> {
-        Arc::new(Self { objects, health: Mutex::new(Ok(())) })
+        Arc::new(Self { objects, health: Mutex::new(Ok(())), samples: AtomicUsize::new(0), asked: Mutex::new(None) })
+    }
+
+    fn live(&self, pool: &str) -> usize {
+        if pool == "eager" { self.objects } else { 3 }
+    }
+
+    fn listed(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
+        let object = |i: usize| ObjectInfo {
+            address: 0x7f12_3400_0000 + 4096 * i as u64,
+            kind: if i % 5 == 4 { "user" } else { "ordinary" }.into(),
+            type_id: 7 + i as u32 % 3,
+            type_name: i.is_multiple_of(3).then(|| "particles <b>&".into()),
+            meta_bytes: 64,
+            data_bytes: 4096 << (i % 8),
+            references: 1 + i as u32 % 2,
+            registered: i % 4 != 3,
+            allocated_at: (pool == "eager").then(|| "src/<sim>.rs:7:9".into()),
+        };
+        (0..self.live(pool).min(limit)).map(object).collect()
     }
 }
 
@@ -155,7 +208,72 @@ impl Source for Fake {
                     found: "01 02".into(),
                 }],
             },
+            machine: MachineInfo {
+                nodes: vec![
+                    NodeInfo {
+                        node: 0,
+                        cpus: (0..8).collect(),
+                        own_cpus: vec![],
+                        memory_bytes: 64 << 30,
+                        free_bytes: 40 << 30,
+                    },
+                    NodeInfo {
+                        node: 1,
+                        cpus: (8..16).collect(),
+                        own_cpus: (8..16).collect(),
+                        memory_bytes: 64 << 30,
+                        free_bytes: 32 << 30,
+                    },
+                ],
+                bound: true,
+            },
         }
+    }
+
+    fn sample(&self) -> Sample {
+        let at_s = self.samples.fetch_add(1, Ordering::Relaxed) as f64;
+        Sample {
+            at_s,
+            allocated_bytes: 20 << 20,
+            live_objects: self.objects as u64,
+            registered_bytes: 64 << 20,
+            moved: vec![("shm".into(), (5 << 30) + at_s as u64 * (3 << 20)), ("mpi".into(), 8 << 20)],
+        }
+    }
+
+    fn talked_to(&self) -> Vec<PeerTraffic> {
+        let peer = |rank: u32, route: &str, bytes: u64, latency: Vec<u64>| PeerTraffic {
+            rank,
+            host: format!("n{}<i>", 6 + rank / 2),
+            route: route.into(),
+            state: "mapped".into(),
+            get_bytes: bytes,
+            gets: bytes / 4096,
+            put_bytes: 1 << 20,
+            puts: 16,
+            errors: u64::from(rank == 1) * 3,
+            latency,
+        };
+        let fast = [vec![0; 8], vec![100, 20, 3]].concat();
+        vec![
+            peer(0, "mpi", 7 << 20, vec![0; 0]),
+            peer(1, "mpi", 1 << 20, [vec![0; 15], vec![7]].concat()),
+            peer(3, "shm", 5 << 30, fast),
+        ]
+    }
+
+    fn object(&self, pool: &str, address: u64, offset: u64, limit: usize) -> Option<ObjectDump> {
+        let all = self.listed(pool, usize::MAX);
+        let info = all.into_iter().find(|object| object.address == address)?;
+        let data: Vec<u8> = (0..info.data_bytes as usize).map(|i| i as u8).collect();
+        let data = data.get(offset as usize..).unwrap_or_default();
+        let data = data[..data.len().min(limit)].to_vec();
+        Some(ObjectDump { meta: b"meta <b>".to_vec(), data, offset, info })
+    }
+
+    fn block_maps(&self, cells: usize) -> Vec<BlockMap> {
+        let map = |pool: &str| BlockMap { pool: pool.into(), address: 0x7f12_3400_0000, cells: vec![(40, 10); cells] };
+        vec![map("eager"), map("lazy")]
     }
 
     fn peers(&self) -> Vec<PeerInfo> {
@@ -173,20 +291,14 @@ impl Source for Fake {
         ]
     }
 
-    fn objects(&self, pool: &str, limit: usize) -> Vec<ObjectInfo> {
-        let live = if pool == "eager" { self.objects } else { 3 };
-        let object = |i: usize| ObjectInfo {
-            address: 0x7f12_3400_0000 + 4096 * i as u64,
-            kind: if i % 5 == 4 { "user" } else { "ordinary" }.into(),
-            type_id: 7 + i as u32 % 3,
-            type_name: i.is_multiple_of(3).then(|| "particles <b>&".into()),
-            meta_bytes: 64,
-            data_bytes: 4096 << (i % 8),
-            references: 1 + i as u32 % 2,
-            registered: i % 4 != 3,
-            allocated_at: (pool == "eager").then(|| "src/<sim>.rs:7:9".into()),
-        };
-        (0..live.min(limit)).map(object).collect()
+    fn objects(&self, query: &ObjectQuery) -> ObjectPage {
+        *self.asked.lock().unwrap() = Some(query.clone());
+        let objects = self.listed(&query.pool, query.limit);
+        let matched = self.live(&query.pool) as u64;
+        let next = (matched > objects.len() as u64).then(|| (objects[objects.len() - 1].data_bytes, 4096));
+        let types =
+            vec![TypeTotal { type_id: 7, type_name: Some("particles <b>&".into()), objects: 4, bytes: 1 << 20 }];
+        ObjectPage { objects, matched, matched_bytes: 1 << 20, complete: true, next, types }
     }
 
     fn health(&self) -> Result<(), String> {
@@ -195,7 +307,12 @@ impl Source for Fake {
 }
 
 fn options(access: Access) -> EndpointOptions {
-    EndpointOptions { bind: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 0, port_range: 0, access }
+    EndpointOptions { access, ..EndpointOptions::default() }
+}
+
+/// Where it listens.
+fn at(endpoint: &Endpoint) -> SocketAddr {
+    endpoint.address().unwrap()
 }
 
 /// An endpoint on any port with a token and `hooks`, and with a source of ten objects.
@@ -234,7 +351,22 @@ fn exchange(address: SocketAddr, request: &str) -> Reply {
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Reply { status, head: head.into(), body: body.into() }
+    let body = if head.contains("transfer-encoding: chunked") { joined(body) } else { body.into() };
+    Reply { status, head: head.into(), body }
+}
+
+/// A body that was sent in chunks.
+fn joined(mut chunked: &str) -> String {
+    let mut body = String::new();
+    while let Some((length, rest)) = chunked.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body.push_str(&rest[..length]);
+        chunked = rest[length..].strip_prefix("\r\n").unwrap();
+    }
+    panic!("the body ends too early: {body}")
 }
 
 /// A request with exactly these headers, beside `Connection: close`.
@@ -245,6 +377,6 @@ fn ask(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]
 
 /// A GET with the right name and the right token.
 fn get(endpoint: &Endpoint, target: &str) -> Reply {
-    let host = endpoint.address().to_string();
-    ask(endpoint.address(), "GET", target, &[("Host", &host), ("Authorization", &format!("Bearer {TOKEN}"))])
+    let host = at(endpoint).to_string();
+    ask(at(endpoint), "GET", target, &[("Host", &host), ("Authorization", &format!("Bearer {TOKEN}"))])
 }

@@ -14,6 +14,7 @@ pub mod hello;
 pub mod idle;
 pub mod instances;
 pub mod numa;
+pub mod pages;
 pub mod pins;
 pub mod pools;
 pub mod rdma;

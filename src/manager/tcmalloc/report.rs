@@ -133,6 +133,13 @@ impl Tcmalloc {
         holdings
     }
 
+    /// The parts of the blocks that are cut into pieces or are one piece: address and bytes.
+    pub(crate) fn spans_in_use(&self) -> Vec<(usize, usize)> {
+        let heap = lock(&self.shared.heap);
+        let in_use = heap.spans().filter(|span| !matches!(span.usage, Use::Free | Use::Unused));
+        in_use.map(|span| (span.base.as_ptr().addr(), span.pages * PAGE)).collect()
+    }
+
     /// The first block's region: what the directory tells the peers.
     pub(crate) fn first_region(&self) -> Option<Region> {
         lock(&self.shared.heap).blocks.first().and_then(|block| block.as_ref()?.block.region())

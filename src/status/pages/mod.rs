@@ -1,21 +1,36 @@
 //! Pages: plain data in, HTML out. `maud` escapes all that is put into them.
 //!
-//! They need neither script nor anything from elsewhere; bars are drawn as SVG, since the content security policy (rightly)
-//! allows no inline style.
+//! They can be read without script. Those that are live are made of [`Part`]s, which the script replaces by newer ones; it
+//! never makes any itself. Pictures are drawn as SVG, since the content security policy (rightly) allows no inline style.
 
+mod blocks;
+mod elements;
+mod hooks;
 mod job;
+mod machine;
 mod memory;
+mod object;
+mod objects;
+mod outliers;
+mod peers;
+mod plot;
 mod rank;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, html};
 
 use super::pretty;
+use super::query::Query;
 use crate::snapshot::RankInfo;
 
+pub(super) use blocks::{CELLS, blocks};
+pub(super) use hooks::{hook, hooks};
 pub(super) use job::job;
-pub(super) use memory::{memory, objects};
+pub(super) use memory::memory;
+pub(super) use object::{object, object_told};
+pub(super) use objects::{ObjectView, objects};
+pub(super) use peers::peers;
 pub(super) use rank::rank;
 
 /// Where the token is kept, in words: the page is for those who have not shown it.
@@ -28,17 +43,63 @@ pub(super) const WHERE_THE_TOKEN_IS: &str = "This endpoint answers those who sho
 pub(super) const WRONG_HOST: &str = "Ask by the address that this rank printed, by localhost or by the host's own name, \
     with the endpoint's port. A forwarded port must have the same number on both sides.";
 
-const TABS: [(&str, &str); 6] = [
+const TABS: [(&str, &str); 8] = [
     ("/", "Rank"),
     ("/lunasa", "Memory"),
+    ("/lunasa/blocks", "Blocks"),
     ("/lunasa/eager", "Eager"),
     ("/lunasa/lazy", "Lazy"),
+    ("/peers", "Peers"),
     ("/job", "Job"),
     ("/hooks", "Hooks"),
 ];
 
+/// A part of a live page, with a heading.
+pub(super) struct Part {
+    pub(super) id: &'static str,
+    title: &'static str,
+    pub(super) body: Markup,
+}
+
+impl Part {
+    fn new(id: &'static str, title: &'static str, body: Markup) -> Self {
+        Self { id, title, body }
+    }
+}
+
+/// A live page: its parts one below the other.
+pub(super) fn live(rank: &RankInfo, path: &str, parts: &[Part], query: &Query, open: bool) -> Markup {
+    let title = match path {
+        "/" => format!("Rank {}", rank.rank),
+        _ => TABS.iter().find(|(own, _)| *own == path).map_or("", |(_, name)| name).to_owned(),
+    };
+    let body = html! {
+        p { a href={ (path) (query.link(&[("format", "json")])) } { "As JSON" } }
+        @for part in parts {
+            section aria-labelledby={ (part.id) "-title" } {
+                h2 id={ (part.id) "-title" } { (part.title) }
+                div id=(part.id) { (part.body) }
+            }
+        }
+    };
+    frame(rank, path, &title, body, Frame { live: true, open })
+}
+
+/// A page of this rank that stays as it is.
+fn page(rank: &RankInfo, here: &str, title: &str, body: Markup, open: bool) -> Markup {
+    frame(rank, here, title, body, Frame { live: false, open })
+}
+
+/// What is around a page.
+struct Frame {
+    /// Whether the script keeps it up to date.
+    live: bool,
+    /// Whether everybody on the network may look.
+    open: bool,
+}
+
 /// A page of this rank: `here` is its path, for the tab that is shown as the current one.
-fn page(rank: &RankInfo, here: &str, title: &str, body: Markup) -> Markup {
+fn frame(rank: &RankInfo, here: &str, title: &str, body: Markup, frame: Frame) -> Markup {
     let document = format!("{title} · rank {} · Lunasa", rank.rank);
     let top = html! {
         p.who { "rank " b { (rank.rank) } " of " (rank.ranks) " on " b { (rank.host) } }
@@ -48,41 +109,28 @@ fn page(rank: &RankInfo, here: &str, title: &str, body: Markup) -> Markup {
             }
         }
     };
-    document_of(&document, top, html! { h1 { (title) } (body) }, None)
+    let main = html! {
+        @if frame.open {
+            p.alarm role="note" { "Everybody who reaches this port sees these pages: status.access is \"open\"." }
+        }
+        h1 { (title) }
+        (body)
+    };
+    document_of(&document, top, main, None, frame.live)
 }
 
 /// A small page that says one thing.
 pub(super) fn message(status: StatusCode, title: &str, text: &str) -> Response {
     let body = html! { h1 { (title) } p { (text) } };
-    (status, document_of(&format!("{title} · Lunasa"), html! {}, body, None)).into_response()
+    (status, document_of(&format!("{title} · Lunasa"), html! {}, body, None, false)).into_response()
 }
 
 /// The page that moves on to the rank's own, once its answer has set the cookie.
 pub(super) fn enter() -> Markup {
-    document_of("Lunasa", html! {}, html! { p { a href="/" { "To this rank's page" } } }, Some("0; url=/"))
+    document_of("Lunasa", html! {}, html! { p { a href="/" { "To this rank's page" } } }, Some("0; url=/"), false)
 }
 
-/// All hooks.
-pub(super) fn hooks(rank: &RankInfo, names: &[String]) -> Markup {
-    page(rank, "/hooks", "Hooks", hook_list(names))
-}
-
-/// What a hook answered.
-pub(super) fn hook(rank: &RankInfo, name: &str, fragment: String) -> Markup {
-    page(rank, "/hooks", name, PreEscaped(fragment))
-}
-
-fn hook_list(names: &[String]) -> Markup {
-    html! {
-        @if names.is_empty() {
-            p.quiet { "The program has registered none." }
-        } @else {
-            ul.links { @for name in names { li { a href={ "/hooks/" (name) } { (name) } } } }
-        }
-    }
-}
-
-fn document_of(title: &str, top: Markup, body: Markup, refresh: Option<&str>) -> Markup {
+fn document_of(title: &str, top: Markup, body: Markup, refresh: Option<&str>, live: bool) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -92,82 +140,15 @@ fn document_of(title: &str, top: Markup, body: Markup, refresh: Option<&str>) ->
                 meta name="color-scheme" content="light dark";
                 @if let Some(refresh) = refresh { meta http-equiv="refresh" content=(refresh); }
                 title { (title) }
+                link rel="icon" href="/icon.svg";
                 link rel="stylesheet" href="/style.css";
+                @if live { script src="/script.js" defer {} }
             }
             body {
+                a.skip href="#main" { "Skip to the page" }
                 header { p.brand { "Lunasa" } (top) }
-                main { (body) }
+                main #main tabindex="-1" { (body) }
             }
         }
     }
-}
-
-/// Names and values, one below the other.
-fn facts(facts: &[(&str, Markup)]) -> Markup {
-    html! { dl { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } } }
-}
-
-/// A table that scrolls by itself where the page is too narrow. A heading that begins with `#` is of numbers.
-fn table(label: &str, headings: &[&str], rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
-    let numeric: Vec<bool> = headings.iter().map(|heading| heading.starts_with('#')).collect();
-    let class = |column: usize| numeric.get(column).copied().unwrap_or(false).then_some("n");
-    html! {
-        div.scroll role="region" aria-label=(label) tabindex="0" {
-            table {
-                thead { tr {
-                    @for (i, heading) in headings.iter().enumerate() {
-                        th scope="col" class=[class(i)] { (heading.trim_start_matches('#')) }
-                    }
-                } }
-                tbody {
-                    @for row in rows {
-                        tr { @for (i, cell) in row.iter().enumerate() { td class=[class(i)] { (cell) } } }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A bar of `parts` (class and amount) out of `whole`, with its meaning in words.
-fn bar(label: &str, parts: &[(&str, u64)], whole: u64) -> Markup {
-    let percent = |amount: u64| (amount as f64 / whole.max(1) as f64 * 100.0).min(100.0);
-    let starts = parts.iter().scan(0, |end: &mut u64, (_, amount)| {
-        let start = *end;
-        *end = end.saturating_add(*amount);
-        Some(start)
-    });
-    html! {
-        svg.bar role="img" aria-label=(label) width="100%" height="10" {
-            @for ((class, amount), start) in parts.iter().zip(starts) {
-                rect class=(class) x={ (format!("{:.2}", percent(start))) "%" }
-                    width={ (format!("{:.2}", percent(*amount))) "%" } height="100%" {}
-            }
-        }
-    }
-}
-
-fn text(value: impl AsRef<str>) -> Markup {
-    html! { (value.as_ref()) }
-}
-
-fn size(bytes: u64) -> Markup {
-    text(pretty::bytes(bytes))
-}
-
-fn count(number: u64) -> Markup {
-    text(pretty::count(number))
-}
-
-/// A count with what it counts, in the singular or the plural.
-fn many(number: u64, what: &str) -> Markup {
-    html! { (count(number)) " " (what) @if number != 1 { "s" } }
-}
-
-fn yes(value: bool) -> Markup {
-    text(if value { "yes" } else { "no" })
-}
-
-fn address(value: u64) -> Markup {
-    html! { code { (format!("{value:#x}")) } }
 }

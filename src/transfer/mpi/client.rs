@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
+use super::super::peers::Peer;
 use super::super::{Direction, Local};
 use super::wire::{self, Ask, INLINE, Pieces, REPLY};
 use super::{Backoff, MpiRoute};
@@ -26,6 +27,8 @@ pub(super) struct Exchange {
     peer: u32,
     slot: u32,
     local: Local,
+    /// When it began, if it is timed.
+    began: Option<Instant>,
     ask: Option<(Vec<u8>, Pending)>,
     reply: Option<(Box<[u8]>, Pending)>,
     pieces: Pieces,
@@ -62,6 +65,7 @@ impl Exchange {
             peer,
             slot,
             local,
+            began: route.peers.of(peer).and_then(Peer::begin),
             ask: None,
             reply: Some((answer, receive)),
             pieces: Pieces::new(parts, route.piece),
@@ -130,10 +134,13 @@ impl Exchange {
             }
         }
         if self.done {
+            let counts = route.peers.of(self.peer);
             if matches!(self.outcome, Some(Ok(()))) {
                 route.traffic.count(self.direction, self.local.len);
+                counts.inspect(|counts| counts.count(self.direction, self.local.len, self.began));
             } else {
                 route.traffic.count_error();
+                counts.inspect(|counts| counts.count_error());
             }
             route.give_slot(self.slot);
         }

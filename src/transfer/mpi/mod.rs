@@ -20,6 +20,7 @@ use notes::Notes;
 use server::Server;
 pub(super) use wire::read_messages;
 
+use super::peers::Peers;
 use super::verbs::VerbsRoute;
 use super::{Direction, Local, Traffic};
 use crate::comm::Comm;
@@ -35,6 +36,7 @@ pub(crate) struct MpiRoute {
     piece: usize,
     window: usize,
     traffic: Traffic,
+    peers: Arc<Peers>,
     server: Mutex<Server>,
     /// Requests of this rank that are under way.
     active: Mutex<Vec<Arc<Mutex<Exchange>>>>,
@@ -63,6 +65,7 @@ impl std::fmt::Debug for Exchange {
 impl MpiRoute {
     pub(crate) fn new(comm: Comm, regions: Arc<Regions>, piece: usize, window: usize) -> Arc<Self> {
         let (traffic, server, active, slots, waiting) = Default::default();
+        let peers = Arc::new(Peers::new(comm.size()));
         let (thread, stop, notes, listener) = Default::default();
         Arc::new(Self {
             comm,
@@ -70,6 +73,7 @@ impl MpiRoute {
             piece,
             window,
             traffic,
+            peers,
             server,
             active,
             slots,
@@ -79,6 +83,11 @@ impl MpiRoute {
             notes,
             listener,
         })
+    }
+
+    /// What passed between this rank and each peer, by this route and by others.
+    pub(super) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     pub(crate) fn traffic(&self) -> &Traffic {
