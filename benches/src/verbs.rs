@@ -1,7 +1,7 @@
 //! `verbs`: get and put by RDMA against perftest's programs on the same device; and, as `verbs-registration`, what
 //! registering costs. Both run in the virtual machine, which `benches/run` boots.
 //!
-//! Latency is that of one transfer between two registered places, bandwidth that of [`AT_ONCE`] under way. perftest's write
+//! Latency is that of one transfer between two registered places, bandwidth that of several under way. perftest's write
 //! latency is half of a ping-pong, seen by polling memory. A put of Lunasa's is done when its bytes are known to be in the
 //! object that the handle names: it looks at the object's head, writes, and looks again, which takes two round trips.
 
@@ -20,10 +20,13 @@ use crate::measure::{Contender, compare, median, timed};
 use crate::report::{self, Row};
 
 const SMALL: [usize; 4] = [8, 64, 512, 4 << 10];
-const LARGE: [usize; 6] = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20, 16 << 20];
+const LARGE: [usize; 5] = [64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
 /// The largest message of the device in software.
 const MOST: usize = 8 << 20;
-const AT_ONCE: usize = 16;
+/// Bytes under way at a time, in at least 2 and at most 16 transfers.
+const AT_ONCE: usize = 16 << 20;
+/// Bytes moved in one round, in at least 8 and at most 512.
+const ROUND: usize = 32 << 20;
 const ROUNDS: usize = 3;
 const REGISTERED: [usize; 8] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
 const POOL: usize = 1 << 30;
@@ -85,22 +88,28 @@ fn latency(lunasa: &Lunasa, handle: &RemoteHandle, get: bool, verb: &str, size: 
 }
 
 fn bandwidth(lunasa: &Lunasa, handle: &RemoteHandle, get: bool, verb: &str, size: usize) -> Outcome<Row> {
-    let times = ((256 << 20) / size).clamp(2 * AT_ONCE, 1000);
+    let (depth, times) = ((AT_ONCE / size).clamp(2, 16), (ROUND / size).clamp(8, 512));
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        own.push(in_turn(lunasa, handle, get, size, times)? * 1e6 / times as f64);
+        own.push(in_turn(lunasa, handle, get, size, (depth, times))? * 1e6 / times as f64);
         let asked = size.min(MOST);
-        let (times, depth) = (times.to_string(), AT_ONCE.to_string());
+        let (times, depth) = (times.to_string(), depth.to_string());
         let mib_per_s = perftest(&format!("ib_{verb}_bw"), asked, &["-n", &times, "-t", &depth], 3)?;
         theirs.push(size as f64 / (1 << 20) as f64 / mib_per_s * 1e6);
     }
-    let case = if get { "get, 16 at once, each" } else { "put, 16 at once, each" };
+    let case = if get { "get, several at once, each" } else { "put, several at once, each" };
     Ok(Row::new(case, "us", median(own)).with("bytes", size).peer(&format!("ib_{verb}_bw"), median(theirs)))
 }
 
-/// Seconds for so many transfers, of which [`AT_ONCE`] are under way at a time.
-fn in_turn(lunasa: &Lunasa, handle: &RemoteHandle, get: bool, size: usize, times: usize) -> Outcome<f64> {
-    let objects: Outcome<Vec<Ldo>> = (0..AT_ONCE).map(|_| Ok(lunasa.object().zeroed().data(size)?)).collect();
+/// Seconds for `times` transfers, of which `depth` are under way at a time.
+fn in_turn(
+    lunasa: &Lunasa,
+    handle: &RemoteHandle,
+    get: bool,
+    size: usize,
+    (depth, times): (usize, usize),
+) -> Outcome<f64> {
+    let objects: Outcome<Vec<Ldo>> = (0..depth).map(|_| Ok(lunasa.object().zeroed().data(size)?)).collect();
     let begin = |object: Ldo| {
         if get { lunasa.start_get(handle, ..size, object) } else { lunasa.start_put(&object, .., handle, 0) }
     };

@@ -145,7 +145,9 @@ impl Transfers {
 
     /// The route that a peer's blocks are reached by.
     pub(crate) fn route_to(&self, peer: u32) -> Option<RouteKind> {
-        self.routes.iter().copied().find(|&route| self.reaches(route, peer))
+        let refuses =
+            |route| route == RouteKind::Verbs && self.verbs.as_ref().is_some_and(|verbs| verbs.refusal(peer).is_some());
+        self.routes.iter().copied().find(|&route| self.reaches(route, peer) && !refuses(route))
     }
 
     pub(crate) fn mpi(&self) -> Option<&Arc<MpiRoute>> {

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 
 use super::Device;
+use super::breach::Breach;
 use super::handshake::{self, End, Handshake, Word};
 use super::staging::Staging;
 use super::task::{Ended, Next, Piece, Progress, Task};
-use crate::error::{Error, HandleFault, Result};
+use crate::error::{Error, Result};
 use crate::transfer::mpi::MpiRoute;
-use crate::verbs::{BATCH, Completion, CompletionQueue, QueuePair, Status, WorkRequest};
+use crate::verbs::{BATCH, Completion, CompletionQueue, QueuePair, WorkRequest};
 
-/// Work requests of one connection at one time.
-const DEPTH: usize = 128;
 /// Room in the queue of completions, for all connections; as many again may be left of connections that broke.
 const ROOM: usize = 4096;
 /// Every so many pieces of a long list are told of, so that their slots are free sooner.
@@ -67,6 +66,7 @@ pub(super) struct Engine {
     cq: Arc<CompletionQueue>,
     device: Arc<Device>,
     mpi: Arc<MpiRoute>,
+    has_refusals: bool,
     /// To be dropped after the lock was released.
     ended: Vec<Ended>,
 }
@@ -77,8 +77,23 @@ impl Engine {
         let cq = CompletionQueue::new(&device.domain, 2 * ROOM).map_err(refused)?;
         let staging = Staging::new(&device.domain, name)?;
         let room = cq.capacity() / 2;
-        let (peers, by_end, ends, tasks, free, blocked, late, ended) = Default::default();
-        Ok(Self { peers, by_end, ends, tasks, free, room, blocked, late, staging, cq, device, mpi, ended })
+        let (peers, by_end, ends, tasks, free, blocked, late, has_refusals, ended) = Default::default();
+        Ok(Self {
+            peers,
+            by_end,
+            ends,
+            tasks,
+            free,
+            room,
+            blocked,
+            late,
+            staging,
+            cq,
+            device,
+            mpi,
+            has_refusals,
+            ended,
+        })
     }
 
     /// What has ended since this was asked, to be dropped without the lock.
@@ -95,6 +110,11 @@ impl Engine {
     pub(super) fn is_idle(&self) -> bool {
         let settled = |peer: &Peer| peer.own.is_none() || peer.handshake.is_whole();
         !self.is_at_work() && self.peers.values().all(settled)
+    }
+
+    /// Whether any peer takes no connection.
+    pub(super) fn has_refusals(&self) -> bool {
+        self.has_refusals
     }
 
     /// Why a peer takes no connection, if it said so.
@@ -146,8 +166,7 @@ impl Engine {
     fn renew(&mut self, rank: u32) -> Result<End, String> {
         self.ends += 1;
         let number = self.ends;
-        let depth = DEPTH.min(usize::try_from(self.device.domain.context().limits().max_qp_wr).unwrap_or(1));
-        let queue_pair = QueuePair::new(&self.cq, &self.device.port, depth, rand::random())
+        let queue_pair = QueuePair::new(&self.cq, &self.device.port, self.device.depth, rand::random())
             .map_err(|error| format!("{}: no end for a connection: {error}", self.device.name()))?;
         let end = End::new(number.into(), &queue_pair.address());
         self.by_end.insert(number, rank);
@@ -162,6 +181,7 @@ impl Engine {
         let own = self.peer(rank).own.as_ref().map(|own| own.end);
         if word == Word::Refuse {
             if own == Some(yours) {
+                self.peer(rank).handshake = Handshake::Idle;
                 self.refuse(rank, format!("rank {rank}: {reason}"));
             }
             return;
@@ -173,10 +193,7 @@ impl Engine {
         let made = if step.renew { self.renew(rank).map(drop) } else { Ok(()) };
         let connected = made.and_then(|()| self.join(rank, step.connect));
         match connected {
-            Err(why) => {
-                self.mpi.note(rank, handshake::write(Word::Refuse, None, Some(theirs), &why));
-                self.refuse(rank, why);
-            }
+            Err(why) => self.refuse(rank, why),
             Ok(()) => {
                 let own = self.peer(rank).own.as_ref().map(|own| own.end);
                 if let Some(word) = step.say {
@@ -200,10 +217,14 @@ impl Engine {
     /// No connection with that peer is possible: what waits for one fails, and other routes serve from here on.
     fn refuse(&mut self, rank: u32, why: String) {
         tracing::warn!("verbs: {why}; other routes serve rank {rank}");
+        if let Handshake::Half(theirs) | Handshake::Whole(theirs) = self.peer(rank).handshake {
+            self.mpi.note(rank, handshake::write(Word::Refuse, None, Some(theirs), &why));
+        }
         self.end_connection(rank, None);
         self.fail_waiting(rank, &why);
         let peer = self.peer(rank);
         (peer.handshake, peer.refusal) = (Handshake::Idle, Some(why));
+        self.has_refusals = true;
     }
 
     fn fail_waiting(&mut self, rank: u32, why: &str) {
@@ -239,7 +260,7 @@ impl Engine {
         let inline = own.queue_pair.inline() as usize;
         let mut list = ArrayVec::<WorkRequest, BATCH>::new();
         let mut last_task = None;
-        while !list.is_full() && own.posted.len() < DEPTH && *room > 0 {
+        while !list.is_full() && own.posted.len() < device.depth && *room > 0 {
             let Some(&id) = peer.waiting.front() else { break };
             let Some(task) = &mut tasks[id] else {
                 peer.waiting.pop_front();
@@ -331,34 +352,9 @@ impl Engine {
         }
         if !completion.status.is_success() {
             let task = self.peer(rank).own.as_ref().and_then(|own| own.posted.front()).map(|posted| posted.task);
-            self.broke(rank, task, completion.status);
+            let breach = Breach::of(rank, completion.status, self.device.patience);
+            self.break_connection(rank, task, &breach);
         }
-    }
-
-    fn broke(&mut self, rank: u32, task: Option<usize>, status: Status) {
-        let breach = if status.is_flushed() {
-            Breach::None
-        } else if status.is_remote_access() {
-            let why =
-                format!("rank {rank}'s device refused key or range ({status}): the memory is not registered any more");
-            Breach::One(HandleFault::Stale(why).into())
-        } else if status.is_of_request() {
-            Breach::One(Error::Transfer { peer: rank, reason: format!("the device says: {status}") })
-        } else {
-            let patience = self.device.patience;
-            let advice = if status.is_silence() {
-                format!(
-                    "; its device did not answer within {:?} (lunasa.verbs.timeout), sent {} times (lunasa.verbs.retries): \
-                     is it alive, and are the links up at both ends?",
-                    patience.timeout,
-                    patience.retries + 1
-                )
-            } else {
-                String::new()
-            };
-            Breach::All(format!("the device says: {status}{advice}"))
-        };
-        self.break_connection(rank, task, &breach);
     }
 
     /// Ends a connection that broke, fails what the breach says, and asks for another.
@@ -369,8 +365,9 @@ impl Engine {
         }
         let all = if let Breach::All(why) = breach { Some(why.as_str()) } else { None };
         self.end_connection(rank, all);
-        self.peer(rank).handshake = Handshake::Idle;
+        let before = std::mem::take(&mut self.peer(rank).handshake);
         if let Err(why) = self.connect(rank) {
+            self.peer(rank).handshake = before;
             self.refuse(rank, why);
         }
         self.pump(rank);
@@ -440,15 +437,4 @@ impl Engine {
             self.fail_waiting(rank, closed);
         }
     }
-}
-
-/// Whose fault it is that a connection broke.
-#[derive(Debug)]
-enum Breach {
-    /// Nobody's here.
-    None,
-    /// One request's.
-    One(Error),
-    /// The connection's own.
-    All(String),
 }

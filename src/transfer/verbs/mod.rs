@@ -8,6 +8,7 @@
 //! Completions are taken in by whoever waits, under a lock that nobody waits for: who does not get it looks at its own
 //! request. The progress thread takes in those that nobody waits for.
 
+mod breach;
 mod engine;
 mod handshake;
 mod staging;
@@ -35,6 +36,9 @@ use crate::verbs::{Domain, MemoryRegion, Patience, Port};
 /// From so many bytes on, memory that is not registered is registered for the time of a transfer; fewer are copied.
 const TEMPORARY: usize = 256 << 10;
 
+/// Work requests of one connection at one time, where the device takes so many.
+const DEPTH: usize = 128;
+
 /// What is configured of the route.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VerbsSettings {
@@ -52,6 +56,7 @@ struct Device {
     port: Port,
     patience: Patience,
     piece: usize,
+    depth: usize,
 }
 
 impl Device {
@@ -70,9 +75,11 @@ pub(crate) struct VerbsRoute {
     traffic: Traffic,
     /// Made when it is first needed.
     engine: Mutex<Option<Engine>>,
-    /// Whether anything is under way that somebody must take in, or tasks wait for an answer: copied from the engine.
+    /// Whether anything is under way that somebody must take in, tasks wait for an answer, a peer refused: copied from the
+    /// engine.
     at_work: AtomicBool,
     late: AtomicBool,
+    refused: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -97,11 +104,23 @@ impl VerbsRoute {
         let most = usize::try_from(port.most).unwrap_or(usize::MAX);
         let (domain, patience, piece) =
             (registrar.domain().clone(), settings.patience, settings.piece.min(most).max(1));
-        let device = Arc::new(Device { domain, port, patience, piece });
+        let depth = DEPTH.min(usize::try_from(domain.context().limits().max_qp_wr).unwrap_or(1));
+        let device = Arc::new(Device { domain, port, patience, piece, depth });
         let connect_timeout = settings.connect_timeout;
-        let (traffic, engine, at_work, late, closed) = Default::default();
-        let route = Self { device, connect_timeout, regions, directory, mpi, traffic, engine, at_work, late, closed };
-        let route = Arc::new(route);
+        let (traffic, engine, at_work, late, refused, closed) = Default::default();
+        let route = Arc::new(Self {
+            device,
+            connect_timeout,
+            regions,
+            directory,
+            mpi,
+            traffic,
+            engine,
+            at_work,
+            late,
+            refused,
+            closed,
+        });
         route.mpi.listen(Arc::downgrade(&route));
         Some(route)
     }
@@ -110,17 +129,16 @@ impl VerbsRoute {
         &self.traffic
     }
 
-    /// Whether a peer's device can be reached, as far as is known.
-    pub(super) fn reaches(&self, peer: u32) -> bool {
-        self.is_linked(peer) && self.refusal(peer).is_none()
-    }
-
     /// Whether a peer has a device on a network of the same kind.
-    fn is_linked(&self, peer: u32) -> bool {
+    pub(super) fn reaches(&self, peer: u32) -> bool {
         self.directory.entry(peer).is_some_and(|entry| entry.link == Network::of(&self.device.port) as u16)
     }
 
-    fn refusal(&self, peer: u32) -> Option<String> {
+    /// Why a peer takes no connection all the same, once that is known.
+    pub(super) fn refusal(&self, peer: u32) -> Option<String> {
+        if !self.refused.load(Ordering::Relaxed) {
+            return None;
+        }
         lock(&self.engine).as_ref()?.refusal(peer).map(str::to_owned)
     }
 
@@ -148,6 +166,7 @@ impl VerbsRoute {
     fn settle(&self, engine: &mut Engine) -> Vec<Ended> {
         self.at_work.store(engine.is_at_work(), Ordering::Relaxed);
         self.late.store(engine.is_late(), Ordering::Relaxed);
+        self.refused.store(engine.has_refusals(), Ordering::Relaxed);
         engine.take_ended()
     }
 
@@ -256,6 +275,9 @@ impl VerbsRoute {
         local: Local,
         keep: &mut Option<Ldo>,
     ) -> Result<Result<Operation, String>> {
+        if let Some(why) = self.refusal(handle.rank()) {
+            return Ok(Err(why));
+        }
         // SAFETY: the caller's promise.
         let access = unsafe { self.access(local, keep.as_ref()) };
         let mut task = Task::new((direction, local), handle, offset, access)?;
