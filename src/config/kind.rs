@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Address,
     /// The path of a directory, or nothing.
     Directory,
+    /// The path of a file, or nothing.
+    File,
     /// The name of a device, or nothing.
     Device,
     /// A list of names, which may be empty.
@@ -57,6 +59,7 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
+            Self::File => "the path of a file, or \"\"".to_owned(),
             Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
             Self::Names => "a list of names, or []".to_owned(),
         }
@@ -81,7 +84,7 @@ impl Kind {
             (Self::Integer(range), Value::Integer(number)) => {
                 within(range, *number)?;
             }
-            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::Device, Value::String(_)) => {}
+            (Self::Flag, Value::Boolean(_)) | (Self::Directory | Self::File | Self::Device, Value::String(_)) => {}
             (Self::Names, Value::Array(list)) => {
                 if let Some(other) = list.iter().find(|item| item.as_str().is_none_or(str::is_empty)) {
                     return Err(format!("{other} in it is no name"));

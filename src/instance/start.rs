@@ -8,6 +8,7 @@ use std::time::Instant;
 use mpi::traits::Communicator;
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
 use super::watch::Watch;
 use super::{Lunasa, Parts, panics};
 use crate::bootstrap::{self, Directory, Entry};
@@ -23,19 +24,19 @@ use crate::object;
 use crate::pool::{Pool, Pools, Registration};
 use crate::registrar::{self, HostRegistrar, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
-use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
+use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks};
 use crate::topology::{Host, Topology};
 use crate::transfer::{MpiRoute, Transfers};
 use crate::verbs;
 
 /// What all ranks of a run share; made by rank 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Run {
-    id: u64,
-    token: String,
+pub(super) struct Run {
+    pub id: u64,
+    pub token: String,
     /// What the endpoints show each other: whoever comes to the port of a rank that died learns no more from it than how
     /// busy the others are.
-    between: String,
+    pub between: String,
 }
 
 impl Run {
@@ -199,17 +200,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(chosen.map_or(loopback, |chosen| chosen.ip()), address.port())
 }
 
-fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) -> Result<Option<TokenFile>> {
-    let wanted = settings.status_enabled && settings.status_access == AccessKind::Token;
-    let first_here = directory.entry(rank).is_some_and(|entry| entry.place == 0);
-    if !wanted || !first_here {
-        return Ok(None);
-    }
-    // Hosts may share the directory, so the name is that of the run and of this host.
-    let name = format!("{:016x}-{rank}", run.id);
-    TokenFile::create(settings.status_directory.as_deref(), &name, &run.token).map(Some)
-}
-
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
     if !settings.routes.contains(&RouteKind::Mpi) {
         return Ok(false);
@@ -232,7 +222,7 @@ fn assemble(
     directory: Directory,
     resolved: Resolved,
     run: Run,
-    token_file: Option<TokenFile>,
+    files: Files,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
     let Prepared { topology, regions, cost, pools, endpoint, socket, hooks, .. } = prepared;
@@ -260,7 +250,7 @@ fn assemble(
     if let Some(endpoint) = &endpoint {
         endpoint.set_source(watch.clone());
     }
-    let parts = Parts { endpoint, token_file, token, hooks, _panics: panics, finished: false, watch };
+    let parts = Parts { endpoint, files, token, hooks, _panics: panics, finished: false, watch };
     Lunasa { parts: std::mem::ManuallyDrop::new(parts) }
 }
 
@@ -270,8 +260,8 @@ pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> R
     let (host, resolved, run) = (Host::discover()?, config.resolve()?, Run::new());
     let prepared = prepare(0, &run, &resolved.settings, registrar)?;
     let directory = bootstrap::alone(&host, run.id, prepared.entry)?;
-    let token_file = token_file(&resolved.settings, &run, &directory, 0)?;
-    Ok(assemble(prepared, directory, resolved, run, token_file, None))
+    let files = Files::write(&resolved.settings, &run, &directory, 0, prepared.socket.as_deref())?;
+    Ok(assemble(prepared, directory, resolved, run, files, None))
 }
 
 pub(super) fn with_mpi(
@@ -285,7 +275,7 @@ pub(super) fn with_mpi(
     let host = Host::discover();
     let name = host.as_ref().map_or_else(|_| "unknown host".to_owned(), |host| host.name.clone());
     match together(&comm, &name, host, config, registrar) {
-        Ok((prepared, directory, resolved, run, token_file)) => {
+        Ok((prepared, directory, resolved, run, files)) => {
             let (piece, window) = (resolved.settings.mpi_piece, resolved.settings.mpi_window);
             let idle = resolved.settings.mpi_idle;
             let by_thread = progress_by_thread(&comm, &resolved.settings);
@@ -296,7 +286,7 @@ pub(super) fn with_mpi(
                 route.free()?;
                 return Err(error);
             }
-            Ok(assemble(prepared, directory, resolved, run, token_file, Some(route)))
+            Ok(assemble(prepared, directory, resolved, run, files, Some(route)))
         }
         Err(error) => {
             // Every rank has this error, so every rank gets here.
@@ -308,7 +298,7 @@ pub(super) fn with_mpi(
     }
 }
 
-type Together = (Prepared, Directory, Resolved, Run, Option<TokenFile>);
+type Together = (Prepared, Directory, Resolved, Run, Files);
 
 /// The collective part: each step is taken by all ranks, or by none.
 fn together(
@@ -327,6 +317,8 @@ fn together(
     let run: Run = bootstrap::agree(comm, name, serde_json::from_slice(&text).map_err(broken))?;
     let prepared = bootstrap::agree(comm, name, prepare(comm.rank(), &run, &resolved.settings, registrar))?;
     let directory = bootstrap::exchange(comm, &host, run.id, prepared.entry)?;
-    let token_file = bootstrap::agree(comm, name, token_file(&resolved.settings, &run, &directory, comm.rank()))?;
-    Ok((prepared, directory, resolved, run, token_file))
+    let socket = prepared.socket.as_deref();
+    let files = Files::write(&resolved.settings, &run, &directory, comm.rank(), socket);
+    let files = bootstrap::agree(comm, name, files)?;
+    Ok((prepared, directory, resolved, run, files))
 }

@@ -7,6 +7,7 @@ mod hooks;
 mod job;
 mod lifetime;
 mod limits;
+mod metrics;
 mod objects;
 mod pages;
 

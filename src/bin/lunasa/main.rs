@@ -1,6 +1,9 @@
 //! The command line of Lunasa.
 
+mod client;
 mod demo;
+mod hook;
+mod status;
 
 use std::process::ExitCode;
 
@@ -24,6 +27,10 @@ enum Command {
         Lunasa, and a first check of an installation. Start it as an MPI program: mpirun -n 4 lunasa demo"
     )]
     Demo(demo::Options),
+    /// All ranks of your running jobs in one table, and who of them does not answer
+    Status(status::Options),
+    /// Ask a hook of a running program, and print its answer
+    Hook(hook::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,5 +40,19 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Hook(options) => hook::run(&options),
     }
+}
+
+/// Runs what waits for endpoints, on this thread.
+fn in_event_loop<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| format!("setting up the event loop failed: {error}"))?.block_on(work)
+}
+
+/// Says why a command could not do what was asked.
+fn failed(command: &str, error: &str) -> ExitCode {
+    eprintln!("lunasa {command}: {error}");
+    ExitCode::from(2)
 }
