@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod command;
 mod events;
 mod hooks;
 mod job;

@@ -62,8 +62,9 @@ fn parsed(parser: &str, body: &str) -> Option<Vec<String>> {
          print(family.type, family.unit or '-', s.name, sorted(s.labels.items()), float(s.value))\n  \
          assert family.documentation and family.samples, family"
     );
-    let mut child = Command::new("python3").args(["-c", &program]);
-    let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut python = Command::new("python3");
+    let child =
+        python.args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = child else { return None };
     // It may have ended before it read anything.
     let _ = child.stdin.take().unwrap().write_all(body.as_bytes());

@@ -69,7 +69,6 @@ async fn read<T: for<'a> Deserialize<'a>>(
 #[derive(Debug, Deserialize)]
 struct Ranks {
     run: String,
-    ranks: u32,
     peers: Vec<PeerInfo>,
 }
 
