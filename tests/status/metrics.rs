@@ -62,7 +62,9 @@ fn parsed(parser: &str, body: &str) -> Option<Vec<String>> {
          print(family.type, family.unit or '-', s.name, sorted(s.labels.items()), float(s.value))\n  \
          assert family.documentation and family.samples, family"
     );
-    let mut python = Command::new("python3");
+    // The system's Python has the package; another one may come first.
+    let system = std::path::Path::new("/usr/bin/python3");
+    let mut python = Command::new(if system.exists() { system } else { "python3".as_ref() });
     let child =
         python.args(["-c", &program]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = child else { return None };
