@@ -9,6 +9,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use maud::Markup;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -18,7 +19,6 @@ use super::pages::{self, ObjectView};
 use super::query::{OBJECT_KEYS, Query, Sorting, object_query};
 use super::routes::{Format, Ready, named, not_found};
 use super::server::Shared;
-use crate::snapshot::{ObjectDump, RankInfo};
 
 /// Objects on one page, at most: as HTML, and as JSON.
 const ROWS: (usize, usize) = (100, 1000);
@@ -83,22 +83,15 @@ pub(super) async fn object(
     }
     match described {
         None => pages::object(&rank, &pool, &dump, shared.hooks.has_dump(dump.info.type_id)).into_response(),
-        Some(ended) => told(&rank, &pool, &dump, ended),
+        Some(ended) => {
+            let name = format!("dump of type {}", dump.info.type_id);
+            replied(ended, &name, |fragment| pages::object_told(&rank, &pool, &dump, fragment))
+        }
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn told(rank: &RankInfo, pool: &str, dump: &ObjectDump, ended: Ended) -> Response {
-    match replied(ended, &format!("dump of type {}", dump.info.type_id)) {
-        Err(response) => response,
-        Ok(HookReply { body: HookBody::Fragment(fragment) }) => {
-            pages::object_told(rank, pool, dump, fragment).into_response()
-        }
-        Ok(HookReply { body: HookBody::Whole { content_type, bytes } }) => whole(content_type, bytes),
-    }
 }
 
 pub(super) async fn hooks(State(shared): State<Arc<Shared>>, Ready(source): Ready, format: Format) -> Response {
@@ -134,26 +127,22 @@ pub(super) async fn hook(
         }
     }
     let Some(ended) = shared.hooks.run(&name, asked).await else { return not_found(uri).await };
-    match replied(ended, &name) {
-        Err(response) => response,
-        Ok(HookReply { body: HookBody::Fragment(fragment) }) => {
-            pages::hook(&source.snapshot().rank, &name, fragment).into_response()
-        }
-        Ok(HookReply { body: HookBody::Whole { content_type, bytes } }) => whole(content_type, bytes),
-    }
+    let rank = source.snapshot().rank;
+    replied(ended, &name, |fragment| pages::hook(&rank, &name, fragment))
 }
 
-/// What a function of the program answered, or why there is no answer.
-fn replied(ended: Ended, name: &str) -> Result<HookReply, Response> {
+/// What a function of the program answered, its HTML put into a page by `frame`; or why there is no answer.
+fn replied(ended: Ended, name: &str, frame: impl FnOnce(String) -> Markup) -> Response {
     let (status, words) = match ended {
-        Ended::Reply(reply) => return Ok(reply),
+        Ended::Reply(HookReply { body: HookBody::Fragment(fragment) }) => return frame(fragment).into_response(),
+        Ended::Reply(HookReply { body: HookBody::Whole { content_type, bytes } }) => return whole(content_type, bytes),
         Ended::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, "panicked; the program's own log says more"),
         Ended::TooLong => (StatusCode::GATEWAY_TIMEOUT, "did not answer in its time"),
         Ended::Busy => {
             (StatusCode::SERVICE_UNAVAILABLE, "was not begun: another one has not come back, or too many wait")
         }
     };
-    Err((status, format!("The hook {name} {words}.\n")).into_response())
+    (status, format!("The hook {name} {words}.\n")).into_response()
 }
 
 fn whole(content_type: String, bytes: Vec<u8>) -> Response {

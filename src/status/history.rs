@@ -65,7 +65,9 @@ mod tests {
     fn a_rate_is_what_came_between_two_samples_by_the_time_between_them() {
         let mut history = History::default();
         assert_eq!(history.moved_per_s(), 0.0);
-        [(0.0, 0), (1.0, 100), (3.0, 500), (4.0, 500)].map(|(at, bytes)| history.push(sample(at, bytes)));
+        for (at, bytes) in [(0.0, 0), (1.0, 100), (3.0, 500), (4.0, 500)] {
+            history.push(sample(at, bytes));
+        }
         assert_eq!(history.rates(Sample::moved_bytes), [(1.0, 100.0), (3.0, 200.0), (4.0, 0.0)]);
         assert_eq!(history.moved_per_s(), 100.0);
     }

@@ -107,7 +107,7 @@ mod tests {
         let asked = query("sort=rank&order=desc");
         let sorting = Sorting::new(&asked, &keys, true);
         assert_eq!((sorting.key, sorting.descending), ("rank", true));
-        let asked = query("sort=<b>&order=asc");
+        let asked = query("sort=%3Cb%3E&order=asc");
         let sorting = Sorting::new(&asked, &keys, true);
         assert_eq!((sorting.key, sorting.descending), ("bytes", true));
         let mut rows = [3, 1, 2];

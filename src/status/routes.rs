@@ -30,7 +30,7 @@ pub(super) const STREAMS: usize = 16;
 /// How long one answer may take to be made, hooks included, whatever their own limits.
 const ANSWER_TIME: Duration = Duration::from_secs(50);
 
-/// On every answer: nothing is stored, nothing is loaded from elsewhere, no script runs but our own file, nobody frames it.
+/// On every answer: nobody else is told the address (a form needs it told to ourselves, or its `Origin` is null), nothing is stored, nothing is loaded from elsewhere, no script runs but our own file, nobody frames it.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
@@ -41,7 +41,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
         ),
     ),
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
 ];
 
 /// The connection that a request came by.
@@ -71,6 +71,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .merge(programs::routes())
         .route("/style.css", get(style))
         .route("/script.js", get(script))
+        .route("/icon.svg", get(icon))
         .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
@@ -120,7 +121,7 @@ fn refusal(shared: &Shared, connection: Connection, request: &Request) -> Option
             pages::message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", &format!("Only {allow} is answered."));
         return Some(([(header::ALLOW, allow)], page).into_response());
     }
-    let public = matches!(uri.path(), "/healthz" | "/readyz" | "/style.css" | "/script.js");
+    let public = matches!(uri.path(), "/healthz" | "/readyz" | "/style.css" | "/script.js" | "/icon.svg");
     if by_socket || public || (matches!(uri.path(), "/brief" | "/ranks") && bears(headers, &shared.between)) {
         return None;
     }
@@ -284,6 +285,10 @@ async fn style() -> Response {
 
 async fn script() -> Response {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("script.js")).into_response()
+}
+
+async fn icon() -> Response {
+    ([(header::CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg")).into_response()
 }
 
 pub(super) async fn not_found(uri: Uri) -> Response {

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_first_transfer_and_then_one_of_sixteen_is_timed() {
         let peer = Peer::default();
-        let mut one = || {
+        let one = || {
             let began = peer.begin();
             peer.count(Direction::Put, 8, began);
             began.is_some()

@@ -75,7 +75,7 @@ fn without_a_token_every_path_but_health_style_and_script_says_where_the_token_i
         );
         assert!(!reply.body.contains(TOKEN) && !reply.body.contains("4711"), "{}", reply.body);
     }
-    for path in ["/style.css", "/script.js"] {
+    for path in ["/style.css", "/script.js", "/icon.svg"] {
         assert_eq!(with(&endpoint, path, None).status, 200);
     }
     assert_eq!(with(&endpoint, "/healthz", None).body, "ok\n");

@@ -175,7 +175,7 @@ fn every_page_keeps_to_itself() {
         assert!(policy.starts_with("default-src 'none'; style-src 'self'; script-src 'self';"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(reply.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(reply.header("referrer-policy"), Some("same-origin"));
         let script = "<script src=\"/script.js\" defer></script>";
         let rest = reply.body.replacen(script, "", 1);
         assert!(!rest.contains("<script") && !rest.contains("style="), "{path}");

@@ -1,7 +1,7 @@
 //! A busy job whose pages are looked at: objects come and go, faces are read from neighbours, hooks answer.
 //!
-//! `pages SECONDS [OBJECTS]`: rank 0 keeps so many small objects besides. Rank 0 prints where its pages are in a line
-//! `pages URL`. The job ends after that time, or when somebody posts to `/hooks/end` of rank 0.
+//! `pages SECONDS OBJECTS FILE`: rank 0 keeps so many small objects besides, and writes where its pages are into the file, in
+//! one line. The job ends after that time, when somebody takes the file away, or when somebody posts to `/hooks/end` of rank 0.
 
 use super::support::*;
 use lunasa::status::{HookOptions, HookPage, HookReply};
@@ -18,6 +18,7 @@ const KEPT: usize = 200;
 pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
     let seconds = arguments.first().map_or(Ok(30), |text| text.parse())?;
     let objects: usize = arguments.get(1).map_or(Ok(0), |text| text.parse())?;
+    let file = arguments.get(2).ok_or("a file for the address of the pages is missing")?;
     let lunasa = Lunasa::start(world, Config::new().set("lunasa.tcmalloc.min_system_alloc", "4 MiB")?)?;
     let (end, step) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     hooks(&lunasa, &end, &step)?;
@@ -27,7 +28,7 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
         for i in 0..objects {
             small.push(lunasa.object().type_id("small").data(16 + i % 256)?);
         }
-        println!("pages {}", lunasa.url());
+        std::fs::write(file, format!("{}\n", lunasa.url()))?;
     }
     let mut face = lunasa.object().type_id("face").meta(16).zeroed().data_of::<f64>(4096)?;
     face.data_mut::<f64>()?.iter_mut().zip(0u32..).for_each(|(cell, i)| *cell = f64::from(i).sin());
@@ -53,7 +54,9 @@ pub fn run(world: &SimpleCommunicator, arguments: &[String]) -> Outcome {
             lunasa.fetch(handle)?;
         }
         lunasa.poll_hooks();
-        let mut over = end.load(Ordering::Relaxed) || began.elapsed() > Duration::from_secs(seconds);
+        let mut over = end.load(Ordering::Relaxed)
+            || began.elapsed() > Duration::from_secs(seconds)
+            || (world.rank() == 0 && !std::path::Path::new(file).exists());
         world.process_at_rank(0).broadcast_into(&mut over);
         if over {
             break;

@@ -30,6 +30,9 @@ const MEASURES: [Measure; 4] = [
     ("errors", "Errors", |brief| brief.errors as f64, |value| pretty::count(value as u64)),
 ];
 
+/// What ranks are compared by.
+type Compared = (&'static str, fn(&RankBrief) -> f64);
+
 /// `token`: what the links carry, so that one click works.
 pub(in super::super) fn job(rank: &RankInfo, rows: &[JobRow], query: &Query, token: Option<&str>) -> Vec<Part> {
     let measure = query.get("by").and_then(|by| MEASURES.iter().find(|(name, ..)| *name == by)).unwrap_or(&MEASURES[0]);
@@ -135,7 +138,7 @@ fn describe(row: &JobRow, (_, _, value, say): &Measure) -> String {
 
 fn list(rank: &RankInfo, rows: &[JobRow], query: &Query, token: Option<&str>) -> Markup {
     let usual = |of: fn(&RankBrief) -> f64| Usual::of(rows.iter().filter_map(JobRow::brief).map(of));
-    let notes: [(&str, fn(&RankBrief) -> f64); 3] = [
+    let notes: [Compared; 3] = [
         ("allocated", |brief| brief.allocated_bytes as f64),
         ("registered", |brief| brief.registered_bytes as f64),
         ("moved", |brief| brief.moved_bytes as f64),

@@ -50,7 +50,7 @@ fn pool_card(pool: &PoolInfo) -> Markup {
 fn fragmentation(snapshot: &Snapshot) -> Markup {
     table(
         "Memory that serves no object",
-        &["Pool", "#Rounding", "#of the used", "#Kept in caches", "#Free in cut spans", "#of the managed", "#Books"],
+        &["Pool", "#Rounding", "#÷ used", "#Kept in caches", "#Free in cut spans", "#÷ managed", "#Books"],
         None,
         snapshot.pools.iter().map(|pool| {
             let rounding = pool.used_bytes.saturating_sub(pool.allocated_bytes);

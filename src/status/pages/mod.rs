@@ -140,7 +140,7 @@ fn document_of(title: &str, top: Markup, body: Markup, refresh: Option<&str>, li
                 meta name="color-scheme" content="light dark";
                 @if let Some(refresh) = refresh { meta http-equiv="refresh" content=(refresh); }
                 title { (title) }
-                link rel="icon" href="data:,";
+                link rel="icon" href="/icon.svg";
                 link rel="stylesheet" href="/style.css";
                 @if live { script src="/script.js" defer {} }
             }
