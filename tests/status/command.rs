@@ -2,9 +2,10 @@
 
 use super::job::{join, member, peer};
 use super::*;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use lunasa::status::{HookOptions, HookReply, JobFile, JobNote, TokenFile};
@@ -77,6 +78,27 @@ fn a_running_job_is_found_by_itself_and_is_gone_when_it_finished() {
     lunasa_here.finish().unwrap();
     assert_eq!(document(&lunasa(temporary.path(), &["status", "--json"]), 0)["jobs"], Value::Array(vec![]));
     assert!(!temporary.path().join("endpoints.json").exists());
+}
+
+#[test]
+fn watching_asks_again_until_nobody_reads() {
+    let temporary = tempfile::tempdir().unwrap();
+    let lunasa_here = local(temporary.path());
+    let directory = temporary.path().to_str().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lunasa"));
+    command.args(["status", "--json", "--watch", "0.05", "--directory", directory]);
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut up = || -> f64 {
+        let found: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        found["jobs"][0]["peers"][0]["brief"]["uptime_s"].as_f64().unwrap()
+    };
+    let (first, second) = (up(), up());
+    assert!(second >= first + 0.05, "{first} {second}");
+    drop(lines);
+    // Not by a panic, which would be 101.
+    assert_eq!(watching.wait().unwrap().code(), Some(2));
+    lunasa_here.finish().unwrap();
 }
 
 #[test]

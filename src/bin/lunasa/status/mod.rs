@@ -4,6 +4,7 @@ pub mod jobs;
 mod table;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,7 +72,7 @@ pub fn run(options: &Options) -> ExitCode {
     let done = crate::in_event_loop(async {
         loop {
             let jobs = look(options).await?;
-            let all_answer = show(options, &jobs);
+            let all_answer = show(options, &jobs).map_err(|error| format!("the answers cannot be written: {error}"))?;
             let Some(pause) = options.watch else { return Ok(all_answer) };
             tokio::time::sleep(pause).await;
         }
@@ -121,23 +122,24 @@ pub fn without_token(url: &str) -> &str {
 }
 
 /// Prints, and says whether every rank answered.
-fn show(options: &Options, jobs: &[Job]) -> bool {
+fn show(options: &Options, jobs: &[Job]) -> std::io::Result<bool> {
+    let mut out = std::io::stdout().lock();
     let (over, running): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.left_behind);
     if options.json {
         let over: Vec<&str> = over.iter().map(|job| job.run.as_str()).collect();
-        println!("{}", json!({ "schema": SCHEMA, "jobs": running, "left_behind": over }));
+        writeln!(out, "{}", json!({ "schema": SCHEMA, "jobs": running, "left_behind": over }))?;
     } else {
         if options.watch.is_some() && Term::stdout().is_term() {
             // A terminal that cannot be cleared shows one table below the other.
             let _ = Term::stdout().clear_screen();
         }
         match running.is_empty() {
-            true => println!("no job of yours is found here"),
-            false => println!("{}", table::table(&running)),
-        }
+            true => writeln!(out, "no job of yours is found here"),
+            false => writeln!(out, "{}", table::table(&running)),
+        }?;
         for job in over {
             eprintln!("job {} is over, but left its files behind: it was killed", job.run);
         }
     }
-    running.iter().all(|job| job.silent() == 0)
+    Ok(running.iter().all(|job| job.silent() == 0))
 }
