@@ -159,6 +159,29 @@ fn ranks_that_do_not_answer_are_named_in_time_and_never_shown_the_token() {
 }
 
 #[test]
+fn ten_thousand_ranks_are_all_asked_within_seconds() {
+    const RANKS: u32 = 10_000;
+    let temporary = tempfile::tempdir().unwrap();
+    let (first, other) = (member(), member());
+    // All but the first are one endpoint, which says it is rank 1.
+    let address = |rank: u32| if rank == 0 { at(&first) } else { at(&other) };
+    let peers: Vec<PeerInfo> = (0..RANKS).map(|rank| peer(rank, format!("http://{}/", address(rank)), "n0")).collect();
+    join(&first, 0, &peers, 1 << 20);
+    join(&other, 1, &peers, 1 << 20);
+    let token = TokenFile::create(Some(temporary.path()), RUN, TOKEN).unwrap();
+    let _file = JobFile::create(Some(temporary.path()), &note(&first, &token)).unwrap();
+    let began = Instant::now();
+    let found = document(&lunasa(temporary.path(), &["status", "--json", "--timeout", "60"]), 1);
+    println!("{RANKS} ranks: {:?}", began.elapsed());
+    let rows = found["jobs"][0]["peers"].as_array().unwrap();
+    let reasons = |words: &str| rows.iter().filter(|row| row["reason"] == words).count();
+    assert_eq!((rows.len(), reasons("no answer within 60 s")), (10_000, 0), "some were never asked");
+    // On a busy machine one or the other may have been too slow.
+    let answered = reasons("somebody else answers there");
+    assert!((9_900..=9_998).contains(&answered), "{answered}");
+}
+
+#[test]
 fn a_job_that_was_killed_is_told_from_one_that_does_not_answer() {
     let temporary = tempfile::tempdir().unwrap();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
