@@ -58,7 +58,7 @@ pub(super) async fn of(live: Live, shared: &Shared, source: &Arc<dyn Source>) ->
     }
 }
 
-/// A row for each rank, written piece by piece.
+/// A row for each rank; when they are many, written piece by piece.
 pub(super) fn ranks<R: Serialize + Send + Sync + 'static>(own: &RankInfo, rows: Arc<Vec<R>>) -> Response {
     let head = json!({
         "schema": SCHEMA, "version": env!("CARGO_PKG_VERSION"), "run": own.run, "rank": own.rank, "ranks": own.ranks,
@@ -66,12 +66,16 @@ pub(super) fn ranks<R: Serialize + Send + Sync + 'static>(own: &RankInfo, rows: 
     });
     let head = head.to_string();
     let head = format!("{},\"peers\":[", head.strip_suffix('}').unwrap_or_default());
+    let few = rows.len() <= ROWS;
     let pieces = (0..rows.len().div_ceil(ROWS)).map(move |piece| {
         let (start, end) = (piece * ROWS, rows.len().min((piece + 1) * ROWS));
         let rows: Vec<String> = rows[start..end].iter().map(|row| json!(row).to_string()).collect();
         format!("{}{}", if start > 0 { "," } else { "" }, rows.join(","))
     });
     let text = std::iter::once(head).chain(pieces).chain(std::iter::once("]}".to_owned()));
-    let body = Body::from_stream(iter(text.map(|piece| Ok::<_, Infallible>(Bytes::from(piece)))));
+    let body = match few {
+        true => Body::from(text.collect::<String>()),
+        false => Body::from_stream(iter(text.map(|piece| Ok::<_, Infallible>(Bytes::from(piece))))),
+    };
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

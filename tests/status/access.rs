@@ -154,6 +154,29 @@ fn a_socket_is_its_users_alone_and_needs_no_token() {
 }
 
 #[test]
+fn a_rank_that_listens_on_a_socket_has_it_in_its_users_own_directory_and_takes_it_away() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+    let directory = tempfile::tempdir().unwrap();
+    let config = lunasa::Config::new().ignore_environment();
+    let config = config.set("lunasa.status.listen", "socket").unwrap();
+    let config = config.set("lunasa.status.directory", directory.path().to_str().unwrap()).unwrap();
+    let lunasa = lunasa::Lunasa::local(config).unwrap();
+    let path = std::path::PathBuf::from(lunasa.url().strip_prefix("unix:").unwrap());
+    let ours = path.parent().unwrap();
+    assert!(path.starts_with(directory.path()) && lunasa.node(0).unwrap().address().is_none());
+    assert_eq!(std::fs::metadata(ours).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: rank\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(path.to_str().unwrap()), "{answer}");
+    drop(lunasa);
+    assert_eq!(std::fs::read_dir(ours).unwrap().count(), 0);
+}
+
+#[test]
 fn only_get_and_head_are_answered() {
     let endpoint = endpoint(&Hooks::new());
     let (host, bearer) = (at(&endpoint).to_string(), format!("Bearer {TOKEN}"));

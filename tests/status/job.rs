@@ -130,6 +130,7 @@ fn a_rank_that_dies_is_shown_as_silent_within_seconds_and_a_rank_that_stands_out
 
 #[test]
 fn ten_thousand_ranks_are_asked_within_seconds_and_their_page_stays_small() {
+    let _alone = alone_with_memory();
     const RANKS: u32 = 10_000;
     let (first, other) = (member(), member());
     // All but the first are one endpoint that says it is rank 1, so one of them answers and the rest are somebody else.

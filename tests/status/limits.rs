@@ -123,13 +123,9 @@ fn garbage_and_pipelining_do_no_harm() {
     assert_eq!(reply.body.matches("HTTP/1.1 200").count(), 2, "{reply:?}");
 }
 
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
 #[test]
 fn abuse_leaves_memory_level_and_the_next_good_request_answered() {
+    let _alone = alone_with_memory();
     let endpoint = endpoint(&Hooks::new());
     endpoint.set_source(Fake::with_objects(1000));
     let (address, host) = (at(&endpoint), at(&endpoint).to_string());
@@ -166,6 +162,7 @@ fn abuse_leaves_memory_level_and_the_next_good_request_answered() {
 
 #[test]
 fn who_never_reads_an_answer_does_not_hold_it_for_ever_and_delays_nobody() {
+    let _alone = alone_with_memory();
     let endpoint = endpoint(&Hooks::new());
     endpoint.set_source(Fake::with_objects(100_000));
     let host = at(&endpoint).to_string();

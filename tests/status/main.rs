@@ -23,6 +23,19 @@ use lunasa::status::{Access, Endpoint, EndpointOptions, Hooks, Source};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+/// Held by tests that look at the memory of this process, and by those that take much of it.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+fn alone_with_memory() -> std::sync::MutexGuard<'static, ()> {
+    MEMORY.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
 /// Every page.
 const PATHS: [&str; 9] = [
     "/",

@@ -93,13 +93,9 @@ fn an_object_is_shown_as_bytes_or_in_the_programs_words() {
     }
 }
 
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
 #[test]
 fn a_million_objects_do_not_hurt() {
+    let _alone = alone_with_memory();
     const COUNT: usize = 1_000_000;
     let config = Config::new().ignore_environment().set("lunasa.status.port", 0).unwrap();
     let lunasa = Lunasa::local(config).unwrap();

@@ -92,7 +92,8 @@ fn heat(rank: &RankInfo, rows: &[JobRow], measure: &Measure, query: &Query, toke
                 a href=(query.link(&[("by", key)])) aria-current=[(title == name).then_some("true")] { (title) }
             }
         }
-        svg.heat.few[rows.len() <= 64] role="img" aria-label=(words) viewBox={ "0 0 " (columns) " " (height) } {
+        svg.heat.few[rows.len() <= 64] role="img" aria-label=(words) viewBox={ "0 0 " (columns) " " (height) }
+            preserveAspectRatio="xMinYMin" {
             @if rows.len() <= LINKED {
                 @for (i, row) in rows.iter().enumerate() {
                     (cell(i, columns, &shade(row), link_of(rank, row, token), &describe(row, measure)))
