@@ -109,6 +109,9 @@ pub struct Settings {
     /// Where the job's token file lies; none is `XDG_RUNTIME_DIR`, else `/tmp`.
     #[serde(with = "units::path")]
     pub status_directory: Option<PathBuf>,
+    /// The file that lists all endpoints for Prometheus; none is none.
+    #[serde(with = "units::path")]
+    pub status_discovery: Option<PathBuf>,
 }
 
 /// What there is to know about one key.
@@ -368,6 +371,12 @@ static KEYS: LazyLock<Vec<KeySpec>> = LazyLock::new(|| {
             r#""""#,
             Directory,
             "Where the file with the job's token is put; empty: XDG_RUNTIME_DIR, else /tmp.",
+        ),
+        key(
+            "lunasa.status.discovery",
+            r#""""#,
+            Kind::File,
+            "A file in which rank 0 lists all endpoints, as Prometheus's file-based service discovery reads it; empty: none.",
         ),
     ]
 });

@@ -29,10 +29,10 @@ pub(super) enum Kind {
     Address,
     /// The path of a directory, or nothing.
     Directory,
-    /// The name of a device, or nothing.
-    Device,
     /// The path of a file, or nothing.
     File,
+    /// The name of a device, or nothing.
+    Device,
     /// A pin budget.
     Budget,
     /// A list of names, which may be empty.
@@ -62,8 +62,8 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Address => "an IP address such as \"127.0.0.1\" or \"::\"".to_owned(),
             Self::Directory => "the path of a directory, or \"\"".to_owned(),
-            Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
             Self::File => "the path of a file, or \"\"".to_owned(),
+            Self::Device => "the name of a device such as \"mlx5_0\", or \"\"".to_owned(),
             Self::Budget => PinBudget::allowed(),
             Self::Names => "a list of names, or []".to_owned(),
         }

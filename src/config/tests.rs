@@ -76,6 +76,7 @@ fn defaults_are_those_of_the_design() {
         status_rate: 1000,
         status_access: AccessKind::Token,
         status_directory: None,
+        status_discovery: None,
     };
     assert_eq!(resolved.settings, expected);
     assert_eq!(resolved.entries.len(), keys().len());

@@ -1,5 +1,6 @@
 //! [`Lunasa`]: one instance on one rank. It owns one of each thing below it.
 
+mod files;
 mod panics;
 mod start;
 #[cfg(test)]
@@ -20,9 +21,10 @@ use crate::object::{self, Ldo, LeakReport, ObjectBuilder, RemoteHandle, Section,
 use crate::pool::Registration;
 use crate::registrar::Registrar;
 use crate::snapshot::{ObjectDump, ObjectInfo, PeerInfo, Snapshot};
-use crate::status::{Endpoint, HookReply, Hooks, Source, TokenFile};
+use crate::status::{Endpoint, HookReply, Hooks, Source};
 use crate::transfer::{Direction, Local, Request, View};
 
+use files::Files;
 pub(crate) use start::choose_registrar;
 use watch::Watch;
 
@@ -55,7 +57,7 @@ const _: () = {
 /// What an instance owns. Dropped in this order: the pages first, the memory last.
 struct Parts {
     endpoint: Option<Endpoint>,
-    token_file: Option<TokenFile>,
+    files: Files,
     token: Option<String>,
     hooks: Hooks,
     _panics: Option<panics::Guard>,
@@ -391,7 +393,7 @@ impl Parts {
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.stop();
         }
-        self.token_file = None;
+        self.files = Files::default();
         if let Some(mpi) = self.watch.transfers.mpi() {
             mpi.stop_thread();
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mpi::traits::Communicator;
 use serde::{Deserialize, Serialize};
 
+use super::files::Files;
 use super::watch::Watch;
 use super::{Lunasa, Parts, panics};
 use crate::bootstrap::{self, Directory, Entry};
@@ -24,7 +25,7 @@ use crate::object;
 use crate::pool::{DebugSettings, Pool, Pools, Registration};
 use crate::registrar::{self, Budget, HostRegistrar, Network, Regions, Registrar, VerbsRegistrar};
 use crate::snapshot::RegistrationCost;
-use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks, TokenFile};
+use crate::status::{self, Access, Endpoint, EndpointOptions, Hooks};
 use crate::topology::{Host, Topology};
 use crate::trace::Recorder;
 use crate::transfer::{MpiRoute, Transfers, VerbsRoute, VerbsSettings};
@@ -32,12 +33,12 @@ use crate::verbs::{self, Patience};
 
 /// What all ranks of a run share; made by rank 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Run {
-    id: u64,
-    token: String,
+pub(super) struct Run {
+    pub id: u64,
+    pub token: String,
     /// What the endpoints show each other: whoever comes to the port of a rank that died learns no more from it than how
     /// busy the others are.
-    between: String,
+    pub between: String,
 }
 
 impl Run {
@@ -226,17 +227,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(chosen.map_or(loopback, |chosen| chosen.ip()), address.port())
 }
 
-fn token_file(settings: &Settings, run: &Run, directory: &Directory, rank: u32) -> Result<Option<TokenFile>> {
-    let wanted = settings.status_enabled && settings.status_access == AccessKind::Token;
-    let first_here = directory.entry(rank).is_some_and(|entry| entry.place == 0);
-    if !wanted || !first_here {
-        return Ok(None);
-    }
-    // Hosts may share the directory, so the name is that of the run and of this host.
-    let name = format!("{:016x}-{rank}", run.id);
-    TokenFile::create(settings.status_directory.as_deref(), &name, &run.token).map(Some)
-}
-
 fn progress_by_thread(comm: &Comm, settings: &Settings) -> Result<bool> {
     if ![RouteKind::Mpi, RouteKind::Verbs].iter().any(|route| settings.routes.contains(route)) {
         return Ok(false);
@@ -259,7 +249,7 @@ fn assemble(
     directory: Directory,
     resolved: Resolved,
     run: Run,
-    token_file: Option<TokenFile>,
+    files: Files,
     mpi: Option<Arc<MpiRoute>>,
 ) -> Lunasa {
     let Prepared { topology, regions, cost, pools, endpoint, socket, hooks, recorder, .. } = prepared;
@@ -295,7 +285,7 @@ fn assemble(
     if let Some(endpoint) = &endpoint {
         endpoint.set_source(watch.clone());
     }
-    let parts = Parts { endpoint, token_file, token, hooks, _panics: panics, finished: false, watch };
+    let parts = Parts { endpoint, files, token, hooks, _panics: panics, finished: false, watch };
     Lunasa { parts: std::mem::ManuallyDrop::new(parts) }
 }
 
@@ -306,8 +296,8 @@ pub(super) fn alone(config: &Config, registrar: Option<Arc<dyn Registrar>>) -> R
     let budget = Budget::create(run.id, 1, resolved.settings.pin_budget)?;
     let prepared = prepare(0, &run, &resolved.settings, registrar, budget)?;
     let directory = bootstrap::alone(&host, run.id, prepared.entry)?;
-    let token_file = token_file(&resolved.settings, &run, &directory, 0)?;
-    Ok(assemble(prepared, directory, resolved, run, token_file, None))
+    let files = Files::write(&resolved.settings, &run, &directory, 0, prepared.socket.as_deref())?;
+    Ok(assemble(prepared, directory, resolved, run, files, None))
 }
 
 pub(super) fn with_mpi(
@@ -321,7 +311,7 @@ pub(super) fn with_mpi(
     let host = Host::discover();
     let name = host.as_ref().map_or_else(|_| "unknown host".to_owned(), |host| host.name.clone());
     match together(&comm, &name, host, config, registrar) {
-        Ok((prepared, directory, resolved, run, token_file)) => {
+        Ok((prepared, directory, resolved, run, files)) => {
             let (piece, window) = (resolved.settings.mpi_piece, resolved.settings.mpi_window);
             let idle = resolved.settings.mpi_idle;
             let by_thread = progress_by_thread(&comm, &resolved.settings);
@@ -332,7 +322,7 @@ pub(super) fn with_mpi(
                 route.free()?;
                 return Err(error);
             }
-            Ok(assemble(prepared, directory, resolved, run, token_file, Some(route)))
+            Ok(assemble(prepared, directory, resolved, run, files, Some(route)))
         }
         Err(error) => {
             // Every rank has this error, so every rank gets here.
@@ -344,7 +334,7 @@ pub(super) fn with_mpi(
     }
 }
 
-type Together = (Prepared, Directory, Resolved, Run, Option<TokenFile>);
+type Together = (Prepared, Directory, Resolved, Run, Files);
 
 /// The collective part: each step is taken by all ranks, or by none.
 fn together(
@@ -375,6 +365,8 @@ fn together(
         neighbours.free()?;
     }
     let (prepared, directory) = met?;
-    let token_file = bootstrap::agree(comm, name, token_file(&resolved.settings, &run, &directory, comm.rank()))?;
-    Ok((prepared, directory, resolved, run, token_file))
+    let socket = prepared.socket.as_deref();
+    let files = Files::write(&resolved.settings, &run, &directory, comm.rank(), socket);
+    let files = bootstrap::agree(comm, name, files)?;
+    Ok((prepared, directory, resolved, run, files))
 }

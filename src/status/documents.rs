@@ -13,7 +13,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Source;
-use super::ask::JobRow;
 use super::pages::CELLS;
 use super::routes::Live;
 use super::server::Shared;
@@ -55,12 +54,12 @@ pub(super) async fn of(live: Live, shared: &Shared, source: &Arc<dyn Source>) ->
             "rank": snapshot.rank.rank, "blocks": snapshot.blocks, "maps": source.block_maps(CELLS),
         })),
         Live::Peers => document(json!({ "rank": snapshot.rank.rank, "peers": source.talked_to() })),
-        Live::Job => job(&snapshot.rank, shared.job.look(shared, source).await),
+        Live::Job => ranks(&snapshot.rank, shared.job.look(shared, source).await),
     }
 }
 
-/// All ranks; when they are many, written piece by piece.
-fn job(own: &RankInfo, rows: Arc<Vec<JobRow>>) -> Response {
+/// A row for each rank; when they are many, written piece by piece.
+pub(super) fn ranks<R: Serialize + Send + Sync + 'static>(own: &RankInfo, rows: Arc<Vec<R>>) -> Response {
     let head = json!({
         "schema": SCHEMA, "version": env!("CARGO_PKG_VERSION"), "run": own.run, "rank": own.rank, "ranks": own.ranks,
         "hosts": own.hosts,

@@ -15,19 +15,23 @@
 //! cookie is `SameSite=Strict`, and a redirect that began on another host's page still counts as that host's request, so
 //! the browser would hold the cookie back and the click would end at a 401.
 //!
-//! `/healthz`, the stylesheet and the script need no token. Every request must name this endpoint in its `Host` header, so that a page of
+//! `/healthz`, `/readyz`, the stylesheet and the script need no token. Every request must name this endpoint in its `Host` header, so that a page of
 //! somebody else's cannot read these through a name that it points here (DNS rebinding).
 
 mod access;
 mod answers;
 mod ask;
+mod discovery;
 mod documents;
 mod events;
 mod history;
 mod hooks;
+mod job_file;
 mod listen;
+mod metrics;
 mod pages;
 pub mod pretty;
+mod programs;
 mod query;
 mod rate;
 mod routes;
@@ -40,7 +44,9 @@ use std::path::PathBuf;
 use crate::snapshot::{BlockMap, ObjectDump, ObjectPage, ObjectQuery, PeerInfo, PeerTraffic, Sample, Snapshot};
 
 pub use access::{Access, new_token};
+pub use discovery::DiscoveryFile;
 pub use hooks::{HookOptions, HookPage, HookReply, HookRequest, Hooks, panics_are_contained};
+pub use job_file::{JobFile, JobNote};
 pub use server::Endpoint;
 pub use token_file::{TokenFile, user_directory};
 

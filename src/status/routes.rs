@@ -22,7 +22,7 @@ use super::hooks::{allowed, is_reading};
 use super::pages::{self, Part};
 use super::query::{Query, Sorting};
 use super::server::Shared;
-use super::{Source, answers, documents};
+use super::{Source, answers, documents, programs};
 use crate::snapshot::PeerTraffic;
 
 /// Streams of live values that may be open at once.
@@ -68,6 +68,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/events", get(events))
         .route("/healthz", get(health))
         .route("/enter", get(enter))
+        .merge(programs::routes())
         .route("/style.css", get(style))
         .route("/script.js", get(script))
         .route("/icon.svg", get(icon))
@@ -120,8 +121,8 @@ fn refusal(shared: &Shared, connection: Connection, request: &Request) -> Option
             pages::message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", &format!("Only {allow} is answered."));
         return Some(([(header::ALLOW, allow)], page).into_response());
     }
-    let public = matches!(uri.path(), "/healthz" | "/style.css" | "/script.js" | "/icon.svg");
-    if by_socket || public || (uri.path() == "/brief" && bears(headers, &shared.between)) {
+    let public = matches!(uri.path(), "/healthz" | "/readyz" | "/style.css" | "/script.js" | "/icon.svg");
+    if by_socket || public || (matches!(uri.path(), "/brief" | "/ranks") && bears(headers, &shared.between)) {
         return None;
     }
     let port = shared.address.map_or(0, |address| address.port());

@@ -45,16 +45,16 @@ impl Source for Member {
     }
 }
 
-fn member() -> Endpoint {
+pub(crate) fn member() -> Endpoint {
     let options = EndpointOptions { between: "ranks".into(), rate: 0, ..options(Access::Token(TOKEN.into())) };
     Endpoint::start(options, Hooks::new()).unwrap()
 }
 
-fn peer(rank: u32, url: String, host: &str) -> PeerInfo {
+pub(crate) fn peer(rank: u32, url: String, host: &str) -> PeerInfo {
     PeerInfo { rank, host: host.into(), url, route: "shm".into() }
 }
 
-fn join(endpoint: &Endpoint, rank: u32, peers: &[PeerInfo], allocated: u64) {
+pub(crate) fn join(endpoint: &Endpoint, rank: u32, peers: &[PeerInfo], allocated: u64) {
     let (fake, peers) = (Fake::with_objects(10), peers.to_vec());
     endpoint.set_source(Arc::new(Member { fake, rank, peers, allocated }));
 }

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod command;
 mod events;
 mod hooks;
 mod job;
 mod lifetime;
 mod limits;
+mod metrics;
 mod objects;
 mod pages;
 

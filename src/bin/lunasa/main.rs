@@ -1,10 +1,13 @@
 //! The command line of Lunasa.
 
 mod bench;
+mod client;
 mod comm;
 mod demo;
 mod doctor;
+mod hook;
 mod settings;
+mod status;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,10 @@ enum Command {
         doctor. The exit status is not zero when something will fail."
     )]
     Doctor(doctor::Options),
+    /// All ranks of your running jobs in one table, and who of them does not answer
+    Status(status::Options),
+    /// Ask a hook of a running program, and print its answer
+    Hook(hook::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,5 +56,19 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(bench) => bench::run(&bench),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Hook(options) => hook::run(&options),
     }
+}
+
+/// Runs what waits for endpoints, on this thread.
+fn in_event_loop<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|error| format!("setting up the event loop failed: {error}"))?.block_on(work)
+}
+
+/// Says why a command could not do what was asked.
+fn failed(command: &str, error: &str) -> ExitCode {
+    eprintln!("lunasa {command}: {error}");
+    ExitCode::from(2)
 }
