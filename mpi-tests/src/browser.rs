@@ -91,6 +91,11 @@ impl Browser {
     /// # Panics
     /// When the browser refuses it or does not answer.
     pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.ask(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// As [`Browser::call`]; what the browser refuses is an error.
+    fn ask(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.next += 1;
         let mut message = json!({ "id": self.next, "method": method, "params": parameters });
         if !self.session.is_empty() {
@@ -102,20 +107,27 @@ impl Browser {
             let Ok(text) = message.to_text() else { continue };
             let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
             if value["id"] == self.next {
-                assert!(value["error"].is_null(), "{method}: {}", value["error"]);
-                return value["result"].clone();
+                let error = value["error"].clone();
+                return if error.is_null() { Ok(value["result"].clone()) } else { Err(error) };
             }
             self.events.push(value);
         }
     }
 
-    /// What an expression in the page comes to.
+    /// What an expression in the page comes to; nothing when it makes the page go to another before it was answered, as a
+    /// click on a link may.
     ///
     /// # Panics
     /// When it throws.
     pub fn value(&mut self, expression: &str) -> Value {
         let asked = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let result = self.call("Runtime.evaluate", asked);
+        let result = match self.ask("Runtime.evaluate", asked) {
+            Err(error) if error["message"].as_str().is_some_and(|words| words.contains("navigated")) => {
+                return Value::Null;
+            }
+            Err(error) => panic!("{expression}: {error}"),
+            Ok(result) => result,
+        };
         assert!(result["exceptionDetails"].is_null(), "{expression}: {}", result["exceptionDetails"]);
         result["result"]["value"].clone()
     }

@@ -252,7 +252,8 @@ fn wire(what: &str) -> Outcome {
 
 /// Packets that are lost are sent again: it is slow, and right.
 pub fn loss(world: &SimpleCommunicator, _: &[String]) -> Outcome {
-    let lunasa = across(world, forced()?)?;
+    // The device counts retries for each work request: one of many packets would lose seven in the end.
+    let lunasa = across(world, forced()?.set("lunasa.verbs.piece", "16 KiB")?.set("lunasa.verbs.retries", 6)?)?;
     let rank = lunasa.rank() as usize;
     if rank == 0 {
         wire("netem loss 5%")?;

@@ -25,6 +25,7 @@ use super::verbs::VerbsRoute;
 use super::{Direction, Local, Traffic};
 use crate::comm::Comm;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::object::{Ldo, RemoteHandle};
 use crate::registrar::Regions;
 
@@ -147,7 +148,7 @@ impl MpiRoute {
 
     /// Serves peers and moves on this rank's own requests, without waiting; whether anything happened.
     pub(crate) fn progress(&self) -> bool {
-        let mut busy = self.listener().is_some_and(|verbs| verbs.progress());
+        let mut busy = !memory::in_forked_child() && self.listener().is_some_and(|verbs| verbs.progress());
         if !self.comm.may_call() {
             return busy;
         }
