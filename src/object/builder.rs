@@ -93,7 +93,7 @@ impl<'a> ObjectBuilder<'a> {
     /// # Errors
     /// [`Error::Memory`] or [`Error::Registration`] when the pool cannot grow, [`Error::Object`] when a size is beyond its
     /// limit, [`Error::Closed`] after finish.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn data(self, bytes: usize) -> Result<Ldo> {
         // Sums of such sizes cannot overflow; all else, and every error, goes the long way.
