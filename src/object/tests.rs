@@ -14,6 +14,8 @@ use crate::pool::{Pool, Pools, Registration};
 use crate::registrar::{HostRegistrar, Regions};
 
 fn pools() -> Pools {
+    // As an instance does, before the first object: other tests start some meanwhile.
+    choose_secret();
     let regions = Arc::new(Regions::new(Arc::new(HostRegistrar::new(false)), rand::random(), 0).unwrap());
     let pool = |time| Arc::new(Pool::new(time, Manager::Malloc(Box::default()), regions.clone()));
     Pools::new([pool(Registration::Eager), pool(Registration::Lazy)])
@@ -284,4 +286,21 @@ fn segments_cover_each_section_exactly() {
         assert_eq!(object.segments(Section::Base).unwrap().len(), if object.is_user() { 2 } else { 1 });
     }
     let _: NonNull<Head> = NonNull::from(head(&objects[0]));
+}
+
+#[test]
+fn what_was_registered_by_itself_is_deregistered_at_its_end_without_a_handle() {
+    for manager in ["tcmalloc", "malloc"] {
+        let config = crate::Config::new().ignore_environment().set("lunasa.status.enabled", false).unwrap();
+        let lunasa = crate::Lunasa::local(config.set("lunasa.lazy_memory_manager", manager).unwrap()).unwrap();
+        let regions = || lunasa.snapshot().registrations.regions;
+        // The first fills the thread's cache, which later ones go through.
+        drop(lunasa.object().lazy().data(100).unwrap());
+        let before = regions();
+        let object = lunasa.object().lazy().data(100).unwrap();
+        object.register().unwrap();
+        assert_eq!(regions(), before + 1, "{manager}");
+        drop(object);
+        assert_eq!(regions(), before, "{manager}");
+    }
 }
